@@ -1,0 +1,25 @@
+"""Mistakes that a person can mend, told in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """The user's mistake: the command line prints its message alone and exits with 2.
+
+    The message names the file or key, what was found, what was expected and the nearest valid name.
+    """
+
+
+def nearest(name: object, choices: Iterable[object]) -> str:
+    """A sentence that helps with a name that is none of `choices`.
+
+    >>> nearest("focsu", ["focus", "conv6x6"])
+    "Did you mean 'focus'? There are: conv6x6, focus."
+    """
+    known = sorted(map(str, choices))
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}There are: {', '.join(known) or 'none'}."

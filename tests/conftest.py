@@ -1,0 +1,21 @@
+"""What every test shares: where the real data is, and a quiet, single-threaded torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data: $ABLAB_SHARED_DATA, or ../shared/data beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("ABLAB_SHARED_DATA", beside))
+    if not root.is_dir():
+        pytest.skip(f"no real data: {root} does not exist (set ABLAB_SHARED_DATA)")
+    return root
