@@ -1,0 +1,1 @@
+"""Executes a plan's stages and publishes their results."""

@@ -1,0 +1,81 @@
+"""Executes a plan's stages one after another in this process.
+
+An executor is a function `(plan, store, listen) -> Outcome`. It never loses what is published: a stage that
+fails marks its variant and skips its dependants, everything else goes on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ablab.engine.stage import StoreUnusable, perform
+from ablab.errors import UserError
+from ablab.store import Store
+from ablab.study.plan import Plan, Stage
+
+Listen = Callable[[str, Stage, dict[str, Any]], None]  # ("start" | "progress" | "done" | "cached" | "failed", stage, facts)
+
+CHECKS = ("data", "smoke", "profile")  # kinds that tell of a user's mistake before any training
+
+
+@dataclass
+class Outcome:
+    """failures: fingerprint -> reason, the stages that were skipped for want of a parent included."""
+
+    ran: int = 0
+    cached: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
+    """Run what is not in the store.
+
+    Raises UserError with every mistake that the checks found, before any training; StoreUnusable at once.
+    """
+    outcome = Outcome()
+    mistakes: dict[str, str] = {}
+    for stage in plan.stages.values():
+        if mistakes and stage.kind not in CHECKS:
+            break
+        if store.has(stage.fingerprint):
+            outcome.cached += 1
+            listen("cached", stage, {})
+            continue
+        missing = [parent for parent in stage.inputs.values() if parent in outcome.failures]
+        if missing:
+            outcome.failures[stage.fingerprint] = outcome.failures[missing[0]]
+            continue
+        listen("start", stage, {})
+        try:
+            record = perform(stage, store, lambda event, stage=stage: listen("progress", stage, event))  # type: ignore[misc]
+        except StoreUnusable:
+            raise
+        except UserError as error:
+            if stage.kind in CHECKS:
+                mistakes[stage.fingerprint] = str(error)
+            outcome.failures[stage.fingerprint] = str(error)
+            listen("failed", stage, {"reason": str(error)})
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            outcome.failures[stage.fingerprint] = reason
+            listen("failed", stage, {"reason": reason, "traceback": traceback.format_exc()})
+        else:
+            outcome.ran += 1
+            listen("done", stage, record)
+    if mistakes:
+        raise UserError(_told(plan, mistakes))
+    return outcome
+
+
+def _told(plan: Plan, mistakes: dict[str, str]) -> str:
+    """One line a mistake, with the variants it concerns."""
+    lines = []
+    for fingerprint, reason in mistakes.items():
+        concerned = {r.variant.name: None for r in plan.replicates if fingerprint in r.stages}
+        names = list(concerned) or ["this run"]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"{', '.join(names[:3])}{more}: {reason}" if len(plan.replicates) > 1 else reason)
+    return "\n".join(dict.fromkeys(lines))

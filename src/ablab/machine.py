@@ -1,0 +1,91 @@
+"""What the machine decides, settled into the configuration before any fingerprint is taken.
+
+Read from the operating system, without torch: `plan` must know it in a second.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError, nearest
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def settle(engine: dict[str, Any]) -> dict[str, Any]:
+    """The `engine` group with `auto` and null replaced by what this machine has.
+
+    Raises UserError for a device or precision that is none.
+    """
+    for key, known in (("device", DEVICES), ("precision", PRECISIONS)):
+        if engine[key] not in known:
+            raise UserError(f"engine.{key}={engine[key]}: no such {key}. {nearest(engine[key], known)}")
+    device = engine["device"]
+    if device == "auto":
+        device = "cuda" if _gpu_visible() else "cpu"
+    precision = engine["precision"]
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" or _processor_has_bf16() else "fp32"
+    threads = engine["threads"]
+    if threads is None:
+        threads = cores()
+    if type(threads) is not int or threads < 1:
+        raise UserError(f"engine.threads={threads}: expected a whole number of threads, at least 1, or null")
+    return engine | {"device": device, "precision": precision, "threads": threads}
+
+
+def cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def host() -> dict[str, str]:
+    """What a record says about the machine that made it."""
+    return {
+        "machine": platform.node(),
+        "processor": _processor_name(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+@cache
+def _gpu_visible() -> bool:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return Path("/dev/nvidiactl").exists()
+
+
+@cache
+def _cpuinfo() -> str:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().partition("\n\n")[0] if file.is_file() else ""
+
+
+def _processor_has_bf16() -> bool:
+    return any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+@cache
+def _processor_name() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirtiness of the repository around the working folder; empty where there is none."""
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}

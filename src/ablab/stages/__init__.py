@@ -1,0 +1,1 @@
+"""Stages: plain functions of their declared configuration and their parents' files."""

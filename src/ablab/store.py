@@ -1,0 +1,77 @@
+"""Content-addressed results of stages on disk.
+
+    <root>/stages/<ab>/<abcdef...>/stage.json + files     published: whole, never changed again
+    <root>/work/<abcdef...>/                              in progress: epoch checkpoints, the folder being written
+
+A stage is written in its work folder and published by one rename, so that a crash leaves either all of it
+or none. Whoever works on a stage holds a lock on its work folder; the system lets go of it if the process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError
+
+
+class Store:
+    """Results by fingerprint under one folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).resolve()
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where a stage's files are, or will be, published."""
+        return self.root / "stages" / fingerprint[:2] / fingerprint
+
+    def has(self, fingerprint: str) -> bool:
+        return (self.folder(fingerprint) / "stage.json").is_file()
+
+    def read(self, fingerprint: str) -> dict[str, Any]:
+        """A published stage's record.
+
+        Raises UserError that names the file where it is damaged.
+        """
+        file = self.folder(fingerprint) / "stage.json"
+        try:
+            record = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: the record is damaged ({error}); delete its folder to run it again") from None
+        if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
+            raise UserError(f"{file}: the record is of another stage; delete its folder to run it again")
+        return record
+
+    @contextmanager
+    def claim(self, fingerprint: str) -> Iterator[Path]:
+        """The stage's work folder, held for this process alone; it waits while another one holds it."""
+        work = self.root / "work" / fingerprint
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield work
+
+    def publish(self, fingerprint: str, record: dict[str, Any], written: Path) -> dict[str, Any]:
+        """Publish the folder `written` as the stage's result; checksums of its files join the record."""
+        record = record | {"files": {f.name: _sha256(f) for f in sorted(written.iterdir()) if f.is_file()}}
+        with (written / "stage.json").open("w") as file:
+            json.dump(record, file, indent=1, sort_keys=True, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        target = self.folder(fingerprint)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.rename(target)
+        shutil.rmtree(self.root / "work" / fingerprint, ignore_errors=True)
+        return record
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,136 @@
+"""Fingerprints: a hash of everything that can change a stage's result.
+
+Code counts by a canonical form of its syntax tree, without comments and docstrings and equal on every Python that
+ablab supports; only the modules that a stage's module (and the `_target_`s in its configuration) import count,
+inside ablab and inside the user's working folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ablab.config import PACKAGE
+
+# They can word an error or start a stage, but not change a number.
+IRRELEVANT = ("ablab.errors", "ablab.cli", "ablab.config", "ablab.stages.declare")
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Installed versions, read without importing anything; local parts such as +cu128 stay."""
+    return {name: _version(name) for name in distributions}
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Modules that `_target_` entries of a configuration name."""
+    if isinstance(config, dict):
+        target = config.get("_target_")
+        if isinstance(target, str):
+            yield target.rpartition(".")[0]
+        for value in config.values():
+            yield from targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from targets(value)
+
+
+def code(modules: Iterable[str]) -> str:
+    """Digest of the given modules and of all that they import in ablab and in the working folder."""
+    return _code(tuple(sorted(set(modules))), Path.cwd())
+
+
+@cache
+def _code(modules: tuple[str, ...], folder: Path) -> str:
+    seen: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        file = _file(module, folder)
+        if module in seen or file is None or module in IRRELEVANT:
+            continue
+        seen[module], imported = _scan(file, module)
+        waiting.extend(imported)
+        package = module.rpartition(".")[0]
+        if package:
+            waiting.append(package)
+    return digest(seen)
+
+
+def _file(module: str, folder: Path) -> Path | None:
+    inside = module.split(".")
+    root = PACKAGE.parent if inside[0] == PACKAGE.name else folder
+    path = root.joinpath(*inside)
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+@cache
+def _scan(file: Path, module: str) -> tuple[str, tuple[str, ...]]:
+    """(digest of the syntax tree, modules that are imported anywhere in it)."""
+    tree = ast.parse(file.read_text(), str(file))
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest(), tuple(_imports(tree, package))
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _canonical(node: Any) -> Any:
+    """The tree as tuples: no positions, docstrings or type comments, no field that is empty.
+
+    Python versions differ in which empty fields a node has, so an empty field and an absent one are the same.
+    """
+    if isinstance(node, ast.AST):
+        fields = []
+        for name, value in ast.iter_fields(node):
+            if name in ("ctx", "type_comment", "type_ignores", "kind") or value is None or value == []:
+                continue
+            if name == "body" and isinstance(value, list) and _is_docstring(node, value[0]):
+                value = value[1:]
+            fields.append((name, _canonical(value)))
+        return (type(node).__name__, *fields)
+    if isinstance(node, list):
+        return [_canonical(item) for item in node]
+    return repr(node)
+
+
+def _is_docstring(node: ast.AST, first: Any) -> bool:
+    owner = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    return (
+        owner
+        and isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )

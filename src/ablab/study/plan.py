@@ -1,0 +1,170 @@
+"""A study compiled to a graph of stages: unique work, in the order it should run.
+
+Nothing here imports torch: what needs a network is found out by the `smoke` stages, which run before any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ablab import machine
+from ablab.config import Composed, Override, compose, flatten
+from ablab.errors import UserError
+from ablab.stages.declare import KINDS, LOCATIONS
+from ablab.study.fingerprint import code, digest, targets, versions
+from ablab.study.study import Study, Variant
+
+Describe = Callable[[dict[str, Any]], dict[str, Any]]  # data group -> {"names", "digest", "splits"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A piece of work.
+
+    config: all that it may read. inputs: role -> fingerprint of a parent, or a path that the user gave.
+    """
+
+    kind: str
+    label: str
+    config: dict[str, Any] = field(repr=False)
+    inputs: dict[str, str]
+    data: str | None
+    code: str
+    versions: dict[str, str] = field(repr=False)
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """A variant with a seed, and the fingerprints of its stages in order."""
+
+    variant: Variant
+    seed: int
+    config: dict[str, Any] = field(repr=False)
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """stages: fingerprint -> stage, every parent before its children, cheap and early-failing kinds first."""
+
+    study: Study
+    replicates: tuple[Replicate, ...]
+    stages: dict[str, Stage]
+    duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, equal to)
+
+
+def compile(study: Study, describe: Describe, only: Iterable[str] | None = None) -> Plan:
+    """The plan of a study.
+
+    describe: tells the class names and content hash of a data set. only: kinds to plan (all of them if None).
+    Raises UserError for whatever in the configuration is wrong, before anything runs.
+    """
+    configs: dict[str, Variant] = {}
+    duplicates = []
+    settled: list[tuple[Variant, dict[str, Any]]] = []
+    for variant in study.expand():
+        config = settle(compose(variant.overrides), variant.overrides, describe)
+        identity = digest({key: value for key, value in config.items() if key != "seed"})
+        if identity in configs:
+            duplicates.append((variant, configs[identity]))
+            continue
+        configs[identity] = variant
+        settled.append((variant, config))
+    by_kind: dict[str, dict[str, Stage]] = {kind: {} for kind in KINDS}
+    replicates = []
+    for seed in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
+        for variant, config in settled:
+            stages = _chain(config, seed, describe, set(only) if only is not None else set(KINDS))
+            for stage in stages:
+                by_kind[stage.kind].setdefault(stage.fingerprint, stage)
+            replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
+    return Plan(study, tuple(replicates), _ordered(by_kind, replicates), tuple(duplicates))
+
+
+def settle(composed: Composed, overrides: Iterable[Override], describe: Describe) -> dict[str, Any]:
+    """A complete configuration with what the data and the machine decide: classes, names, device, precision, threads.
+
+    Raises UserError if `model.classes` was set to another number than the data has.
+    """
+    config = composed.resolved
+    names = describe(config["data"])["names"]
+    classes = config["model"]["classes"]
+    if classes is not None and classes != len(names):
+        raise UserError(
+            f"model.classes={classes} (from {composed.origin('model.classes')}), but the data has {len(names)} "
+            f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+        )
+    if classes is None:
+        config = compose([*overrides, Override("model.classes", len(names), "the data")]).resolved
+    sizes = {phase["imgsz"] for phase in config["schedule"]["phases"]} | set(config["eval"]["resolutions"])
+    for size in sizes:
+        if type(size) is not int or size < 32:
+            raise UserError(f"image sizes are whole numbers of pixels from 32 on, found {size!r}")
+    engine = machine.settle(config["engine"])
+    return config | {"engine": engine}
+
+
+def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]) -> list[Stage]:
+    """The stages of one replicate, parents first."""
+    phases = config["schedule"]["phases"]
+    resolutions = config["eval"]["resolutions"]
+    sizes = sorted({*(phase["imgsz"] for phase in phases), *resolutions})
+    data = describe(config["data"])["digest"]
+    stages = []
+    if "data" in only:
+        stages.append(make("data", "check every image", config, data=data))
+    if "smoke" in only:
+        stages.append(make("smoke", "build, step, decode", config | {"sizes": sizes}))
+    if "profile" in only:
+        stages += [make("profile", f"{size} px", config | {"imgsz": size}) for size in resolutions]
+    if "train" in only:
+        previous: dict[str, str] = {}
+        for number, phase in enumerate(phases, 1):
+            label = f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
+            train = make("train", label, config | {"phase": phase, "seed": seed}, previous, data)
+            stages.append(train)
+            previous = {"previous": train.fingerprint}
+        for size in resolutions:
+            part = config | {"imgsz": size, "split": config["eval"]["split"]}
+            inputs = {"weights": previous["previous"]}
+            stages.append(make("evaluate", f"{size} px, seed {seed}", part, inputs, data))
+    return stages
+
+
+def make(
+    kind: str, label: str, config: dict[str, Any], inputs: dict[str, str] | None = None, data: str | None = None
+) -> Stage:
+    """A stage with its declared part of `config` and its fingerprint."""
+    declared = KINDS[kind]
+    part: dict[str, Any] = {}
+    for key in declared.reads:
+        group, _, leaf = key.partition(".")
+        if leaf:
+            part.setdefault(group, {})[leaf] = config[group][leaf]
+        else:
+            part[group] = config[group]
+    digest_of_code = code([declared.module, *targets(part)])
+    used = versions(declared.libraries)
+    told = {key: value for key, value in flatten(part).items() if key not in LOCATIONS}
+    identity = {
+        "kind": kind,
+        "config": told,
+        "inputs": inputs or {},
+        "data": data,
+        "code": digest_of_code,
+        "versions": used,
+    }
+    return Stage(kind, label, part, inputs or {}, data, digest_of_code, used, digest(identity))
+
+
+def _ordered(by_kind: dict[str, dict[str, Stage]], replicates: list[Replicate]) -> dict[str, Stage]:
+    """Data checks, smokes and profiles first (a broken arm fails in the first minute), then replicate by replicate."""
+    early = {**by_kind["data"], **by_kind["smoke"], **by_kind["profile"]}
+    late = {**by_kind["train"], **by_kind["evaluate"]}
+    order = dict(early)
+    for replicate in replicates:
+        order |= {fingerprint: late[fingerprint] for fingerprint in replicate.stages if fingerprint in late}
+    return order

@@ -1,0 +1,54 @@
+"""What a sweep hands to the tracker: the plan joined with what the store holds, as plain dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ablab import machine
+from ablab.store import Store
+from ablab.study.plan import Plan, Replicate
+
+
+def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]:
+    """The study record: a pure function of plan, store and failures, but for the state of git."""
+    study = plan.study
+    variants: dict[int, dict[str, Any]] = {}
+    for replicate in plan.replicates:
+        variant = replicate.variant
+        entry = variants.setdefault(
+            variant.index,
+            {
+                "index": variant.index,
+                "name": variant.name,
+                "levels": variant.levels,
+                "model": replicate.config["model"]["name"],
+                "config": replicate.config,
+                "replicates": [],
+            },
+        )
+        entry["replicates"].append(_replicate(replicate, store, failures))
+    first = plan.replicates[0]
+    return {
+        "name": study.name,
+        "question": study.question,
+        "design": study.design,
+        "factors": {factor: list(levels) for factor, levels in study.factors.items()},
+        "baseline": first.variant.name,
+        "seeds": list(study.seeds),
+        "resolutions": first.config["eval"]["resolutions"],
+        "git": machine.git_state(),
+        "variants": [variants[index] for index in sorted(variants)],
+    }
+
+
+def _replicate(replicate: Replicate, store: Store, failures: dict[str, str]) -> dict[str, Any]:
+    stages = [store.read(fingerprint) for fingerprint in replicate.stages if store.has(fingerprint)]
+    reasons = [failures[fingerprint] for fingerprint in replicate.stages if fingerprint in failures]
+    diverged = [s["label"] for s in stages if s["numbers"].get("diverged")]
+    if reasons:
+        status, reason = "failed", reasons[0]
+    elif len(stages) < len(replicate.stages):
+        status, reason = "incomplete", None
+    else:
+        status, reason = "complete", f"diverged in {diverged[0]}" if diverged else None
+    return {"seed": replicate.seed, "status": status, "reason": reason, "stages": stages}

@@ -1,0 +1,191 @@
+"""A study file: read, checked, and expanded to variants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablab.config import Override, find_yaml, flatten
+from ablab.errors import UserError, nearest
+from ablab.study.design import DESIGNS, Point, name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of the design and the overrides that make it."""
+
+    index: int
+    name: str
+    levels: Point
+    overrides: tuple[Override, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file asks.
+
+    base: overrides that every variant shares. factors: factor -> level -> its overrides.
+    """
+
+    name: str
+    question: str
+    base: tuple[Override, ...]
+    factors: dict[str, dict[str, tuple[Override, ...]]]
+    design: str
+    seeds: tuple[int, ...]
+    exclude: tuple[Point, ...] = ()
+    variants: tuple[Point, ...] = ()
+    source: str = field(default="", compare=False)
+
+    def expand(self) -> list[Variant]:
+        """The variants in the design's order, without the excluded; the first one is the baseline.
+
+        Raises UserError if the baseline itself is excluded.
+        """
+        levels = {factor: list(choices) for factor, choices in self.factors.items()}
+        points = DESIGNS[self.design](levels, list(self.variants))
+        kept = [point for point in points if not any(out.items() <= point.items() for out in self.exclude)]
+        if not kept or kept[0] != points[0]:
+            raise UserError(f"{self.source}: `exclude` takes out the baseline {points[0]}")
+        found = []
+        for index, point in enumerate(kept):
+            previous = kept[index - 1] if index else None
+            overrides = [o for factor, level in point.items() for o in self.factors[factor][level]]
+            title = name(point, kept[0], self.design, previous)
+            found.append(Variant(index, title, point, (*self.base, *overrides)))
+        return found
+
+
+KEYS = {
+    "question": str,
+    "base": dict,
+    "factors": dict,
+    "design": str,
+    "seeds": list,
+    "exclude": list,
+    "variants": list,
+    "measure": dict,
+}
+
+
+def load(study: str, overrides: Iterable[Override] = ()) -> Study:
+    """The study `sweeps/<study>.yaml`, with the command line's overrides on top of its base.
+
+    `seeds=[...]` on the command line replaces the study's. Raises UserError that names file and key.
+    """
+    path = find_yaml("sweeps", study, "study")
+    source = f"sweeps/{path.name}"
+    content = _read(path, source)
+    asked = list(overrides)
+    for override in [o for o in asked if o.key in ("seeds", "design")]:
+        _check_type(override.key, override.value, "the command line")
+        content[override.key] = override.value
+        asked.remove(override)
+    factors = _factors(content.get("factors", {}), source)
+    base = [Override(key, value, source) for key, value in _keys(content.get("base", {})).items()]
+    measure = {f"eval.{key}": value for key, value in content.get("measure", {}).items()}
+    base += [Override(key, value, source) for key, value in measure.items()]
+    _refuse_shadowed(asked, factors, source)
+    design = content.get("design", "grid")
+    if design not in DESIGNS:
+        raise UserError(f"{source}: design '{design}' is none. {nearest(design, DESIGNS)}")
+    variants = tuple(_point(point, factors, f"{source}: variants") for point in content.get("variants", []))
+    if (design == "list") != bool(variants):
+        raise UserError(f"{source}: `variants` goes with `design: list`, and only with it (design is '{design}')")
+    return Study(
+        name=study,
+        question=content.get("question", ""),
+        base=(*base, *asked),
+        factors=factors,
+        design=design,
+        seeds=_seeds(content.get("seeds", [0]), source),
+        exclude=tuple(_point(point, factors, f"{source}: exclude") for point in content.get("exclude", [])),
+        variants=variants,
+        source=source,
+    )
+
+
+def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
+    """A study of one variant: what `ablab train` runs."""
+    return Study(name, "", tuple(overrides), {}, "grid", (seed,), source=name)
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: expected keys such as {', '.join(KEYS)}; found {type(content).__name__}")
+    for key, value in content.items():
+        if key not in KEYS:
+            raise UserError(f"{source}: unknown key '{key}'. {nearest(key, KEYS)}")
+        _check_type(key, value, source)
+    return content
+
+
+def _check_type(key: str, value: Any, source: str) -> None:
+    if not isinstance(value, KEYS[key]):
+        shown = {"str": "text", "dict": "a group of keys", "list": "a list"}[KEYS[key].__name__]
+        raise UserError(f"{source}: {key}: expected {shown}, found {value!r}")
+
+
+def _factors(content: dict[Any, Any], source: str) -> dict[str, dict[str, tuple[Override, ...]]]:
+    factors: dict[str, dict[str, tuple[Override, ...]]] = {}
+    for factor, levels in content.items():
+        where = f"{source}: factors.{factor}"
+        if not isinstance(levels, dict) or not levels:
+            raise UserError(f"{where}: expected levels, each with its overrides, found {levels!r}")
+        factors[str(factor)] = {
+            _level(level, where): tuple(
+                Override(key, value, f"{source}, {factor}={level}") for key, value in _keys(overrides or {}).items()
+            )
+            for level, overrides in levels.items()
+        }
+    return factors
+
+
+def _level(level: Any, where: str) -> str:
+    if isinstance(level, bool):
+        raise UserError(f"{where}: YAML reads this level as {str(level).lower()}: quote it ('on', 'off', 'yes', 'no')")
+    return str(level)
+
+
+def _keys(overrides: Any) -> dict[str, Any]:
+    """Overrides written dotted, nested or both, as dotted keys in the order given."""
+    if not isinstance(overrides, dict):
+        raise UserError(f"expected overrides (key: value), found {overrides!r}")
+    return flatten({str(key): value for key, value in overrides.items()})
+
+
+def _point(point: Any, factors: dict[str, Any], where: str) -> Point:
+    if not isinstance(point, dict):
+        raise UserError(f"{where}: expected factor: level, found {point!r}")
+    found = {}
+    for factor, level in point.items():
+        if factor not in factors:
+            raise UserError(f"{where}: unknown factor '{factor}'. {nearest(factor, factors)}")
+        if _level(level, where) not in factors[factor]:
+            raise UserError(f"{where}: {factor} has no level '{level}'. {nearest(level, factors[factor])}")
+        found[str(factor)] = str(level)
+    return found
+
+
+def _seeds(seeds: list[Any], source: str) -> tuple[int, ...]:
+    if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise UserError(f"{source}: seeds: expected distinct whole numbers from 0 on, found {seeds!r}")
+    return tuple(seeds)
+
+
+def _refuse_shadowed(asked: list[Override], factors: dict[str, dict[str, tuple[Override, ...]]], source: str) -> None:
+    for override in asked:
+        for factor, levels in factors.items():
+            if any(o.key == override.key for level in levels.values() for o in level):
+                raise UserError(
+                    f"{override.key}={override.value} on the command line would be overruled: "
+                    f"it is what the factor '{factor}' of {source} sets"
+                )
