@@ -1,0 +1,1 @@
+"""Detectors as four interchangeable parts: stem, backbone, neck, head."""

@@ -1,0 +1,106 @@
+"""The convolution block every part is built from, and C3, the block of cross-stage partial networks.
+
+Maps are (B, C, H, W) throughout. Convolutions before a BatchNorm carry no bias: its shift already is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, cat, nn
+
+from ablab.errors import UserError, nearest
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "none": nn.Identity,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name: silu, relu, leaky_relu (slope 0.1) or none.
+
+    Raises UserError for any other name.
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(f"activation '{name}' is unknown. {nearest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class ConvBNAct(nn.Sequential):
+    """Convolution, BatchNorm, activation: (B, in, H, W) → (B, out, H/stride, W/stride).
+
+    `padding` None is "same" for odd kernels (kernel // 2). A Sequential with nothing of its own, so that
+    `detector.fuse` can rely on the order of its children.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        padding = kernel // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.act = _activation(activation)
+
+
+_activation = activation  # the constructor's argument hides the name
+
+
+class Bottleneck(nn.Module):
+    """1×1 then 3×3 convolution at constant width, plus the input where `shortcut` (He et al. 2016)."""
+
+    def __init__(self, channels: int, *, shortcut: bool, activation: str) -> None:
+        super().__init__()
+        self.reduce = ConvBNAct(channels, channels, 1, activation=activation)
+        self.conv = ConvBNAct(channels, channels, 3, activation=activation)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.reduce(x))
+        return x + y if self.shortcut else y
+
+
+class C3(nn.Module):
+    """Two branches of width × out channels, `count` bottlenecks in one, joined by a 1×1 convolution.
+
+    Three convolutions around CSP's split (Wang et al. 2020, "CSPNet"), as YOLOv5 has it since v4.0.
+    `count` is the number of bottlenecks there really are. Raises UserError when `width` leaves no channel.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        count: int,
+        width: float = 0.5,
+        shortcut: bool = True,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        hidden = int(out_channels * width)
+        if hidden < 1 or count < 0:
+            raise UserError(
+                f"C3 with count {count} and width {width} of {out_channels} channels cannot be built: "
+                "count must be 0 or more, and width must leave at least one channel"
+            )
+        self.main = ConvBNAct(in_channels, hidden, activation=activation)
+        self.side = ConvBNAct(in_channels, hidden, activation=activation)
+        self.join = ConvBNAct(2 * hidden, out_channels, activation=activation)
+        self.bottlenecks = nn.Sequential(
+            *(Bottleneck(hidden, shortcut=shortcut, activation=activation) for _ in range(count))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(cat((self.bottlenecks(self.main(x)), self.side(x)), 1))

@@ -1,0 +1,141 @@
+"""A detector is stem, backbone, neck and head in a row, built from their configurations.
+
+The contract of a part: a Module made by `Class(in_channels, in_strides, **keys of its YAML)`, both lists with
+one entry for each map that comes, finest first, and `out_channels` and `out_strides` after construction. A
+stem gets [3] and [1] and maps (B, 3, H, W) → (B, C, H/s, W/s); a backbone maps that to a list of maps; a neck
+a list to a list; a head a list to raw predictions. A head also has `classes`, `loss(raw, targets, progress)`
+and `decode(raw)`, as described below. There is no registry: `_target_` names the class, here or anywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ablab.errors import UserError, nearest
+
+GROUPS = ("stem", "backbone", "neck", "head")
+
+
+class Detector(nn.Module):
+    """Images (B, 3, S, S), float, normalised, S a multiple of `max_stride` → the head's raw predictions."""
+
+    def __init__(self, stem: nn.Module, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.backbone, self.neck, self.head = stem, backbone, neck, head
+        self.max_stride: int = max(head.out_strides)  # type: ignore[arg-type]
+        self.classes: int = head.classes  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(self.neck(self.backbone(self.stem(images))))
+
+    def loss(self, raw: Any, targets: Tensor, progress: float) -> dict[str, Tensor]:
+        """Scalar losses by name, means per image with their gains applied.
+
+        targets (n, 6) float32: index of the image in the batch, class, x1, y1, x2, y2 in px of the network
+        input. progress in [0, 1]: how much of the training is over (some losses change late).
+        """
+        return self.head.loss(raw, targets, progress)  # type: ignore[operator]
+
+    def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
+        """Boxes (B, N, 4) xyxy in px of the network input, scores (B, N, classes) in [0, 1]; before NMS."""
+        return self.head.decode(raw)  # type: ignore[operator]
+
+
+def build(parts: Mapping[str, Any]) -> Detector:
+    """The detector of resolved parts, each {"_target_": "module.Class", **keys}; other keys are ignored.
+
+    Weights are freshly initialised; every BatchNorm gets eps 1e-3, as all YOLOv5 derivatives have it.
+    Raises UserError for a part that is missing, cannot be imported, does not take its keys, or does not fit
+    the part before it; the message names both.
+    """
+    made: dict[str, nn.Module] = {}
+    before, channels, strides = "the image", [3], [1]
+    for group in GROUPS:
+        config = parts.get(group)
+        if not isinstance(config, Mapping):
+            raise UserError(f"{group}: a part with a _target_ was expected, found {config!r}")
+        part_class, keys = _part_class(group, config)
+        name = f"{group} {part_class.__name__}"
+        try:
+            part = part_class(list(channels), list(strides), **keys)
+        except UserError as error:
+            raise UserError(f"{name} does not fit {before}: {error}") from error
+        channels, strides = getattr(part, "out_channels", []), getattr(part, "out_strides", [])
+        if not channels or len(channels) != len(strides):
+            raise UserError(
+                f"{name}: out_channels and out_strides were expected to have one entry for each map, "
+                f"found {channels} and {strides}"
+            )
+        made[group], before = part, name
+    detector = Detector(**made)
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    return detector
+
+
+def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class that `_target_` names and the keys it will be given."""
+    keys = dict(config)
+    target = str(keys.pop("_target_", None))
+    module_name, _, class_name = target.rpartition(".")
+    expected = f"{group}._target_: '{target}' was found, module.Class was expected"
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{expected}; importing '{module_name}' failed: {error}") from error
+    part_class = getattr(module, class_name, None)
+    if not (inspect.isclass(part_class) and issubclass(part_class, nn.Module)):
+        classes = [
+            name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name
+        ]
+        raise UserError(f"{expected}; '{class_name}' is no Module there. {nearest(class_name, classes)}")
+
+    takes = [
+        p
+        for p in inspect.signature(part_class).parameters.values()
+        if p.name not in ("in_channels", "in_strides")
+    ]
+    if not any(p.kind is p.VAR_KEYWORD for p in takes):
+        for key in keys:
+            if key not in [p.name for p in takes]:
+                raise UserError(
+                    f"{group}.{key}: {class_name} has no such key. {nearest(key, (p.name for p in takes))}"
+                )
+    for p in takes:
+        if (
+            p.default is p.empty
+            and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+            and p.name not in keys
+        ):
+            raise UserError(
+                f"{group}.{p.name}: {class_name} needs this key, found {', '.join(keys) or 'none'}"
+            )
+    return part_class, keys
+
+
+def fuse(detector: Detector) -> Detector:
+    """A copy in eval mode, BatchNorms folded into the convolutions they follow; same outputs up to rounding.
+
+    Only children of a plain Sequential are folded, since there alone the order of the children is the order
+    of computation; that is every BatchNorm of this package. Each fold takes 2c parameters away and adds c.
+    """
+    fused = copy.deepcopy(detector).eval()
+    for module in fused.modules():
+        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+            continue
+        names = list(module._modules)
+        for first, second in pairwise(names):
+            conv, bn = module._modules[first], module._modules[second]
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+                module._modules[first] = fuse_conv_bn_eval(conv, bn)
+                del module._modules[second]
+    return fused

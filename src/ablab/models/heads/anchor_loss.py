@@ -1,0 +1,127 @@
+"""Which anchors answer for which truths, and the loss they pay: YOLOv5's assignment, CIoU and objectness.
+
+Notable:
+- A truth may have several anchors, on several levels, each in up to three cells; there is no ignore region.
+- Where two truths meet in one cell and anchor, its objectness target is the larger of their CIoUs. YOLOv5
+  lets the last write win, which is a race on parallel hardware; a maximum has no order.
+- Everything is computed in fp32 whatever autocast made of the predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+
+class Matches(NamedTuple):
+    """The m pairs of prediction and truth on one level."""
+
+    rows: Tensor  # (m,) the prediction, as a row of raw flattened to (B·A·H·W, 5 + classes)
+    anchors: Tensor  # (m,) index of its anchor
+    boxes: Tensor  # (m, 4) the truth: centre relative to the cell's corner, width, height; in cells
+    classes: Tensor  # (m,) int64
+
+
+def assign(
+    targets: Tensor, anchors: Tensor, stride: int, height: int, width: int, anchor_t: float
+) -> Matches:
+    """Pairs the targets (n, 6) of a batch with the anchors (A, 2; px) of one level of height × width cells.
+
+    An anchor answers for a truth when neither side is `anchor_t` times the other or more. It does so in the
+    cell that holds the truth's centre, and in the neighbours whose border lies within half a cell of it,
+    unless they are off the grid. A centre exactly on a border is half a cell from nothing new on its far
+    side: there the same cell is counted again, as in YOLOv5.
+    """
+    low, high = targets[:, 2:4] / stride, targets[:, 4:6] / stride
+    size, centre = high - low, (low + high) / 2
+    ratio = size / (anchors / stride)[:, None]  # (A, n, 2)
+    anchor, target = (torch.maximum(ratio, 1 / ratio).amax(2) < anchor_t).nonzero(as_tuple=True)
+    centre = centre[target]
+
+    grid = centre.new_tensor([width, height])
+    near_low = (centre % 1 < 0.5) & (centre > 1)
+    near_high = ((grid - centre) % 1 < 0.5) & (grid - centre > 1)
+    shifts = centre.new_tensor([[0, 0], [-0.5, 0], [0, -0.5], [0.5, 0], [0, 0.5]])
+    taken = torch.cat((torch.ones_like(near_low[:, :1]), near_low, near_high), 1)  # (m, 5), as in shifts
+    match, shift = taken.nonzero(as_tuple=True)
+    anchor, target, centre = anchor[match], target[match], centre[match]
+
+    cell = (centre + shifts[shift]).floor().clamp(min=0).minimum(grid - 1)
+    x, y = cell.long().unbind(1)
+    image = targets[target, 0].long()
+    return Matches(
+        rows=((image * len(anchors) + anchor) * height + y) * width + x,
+        anchors=anchor,
+        boxes=torch.cat((centre - cell, size[target]), 1),
+        classes=targets[target, 1].long(),
+    )
+
+
+def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """CIoU of boxes a and b, both (m, 4) as centre x, y, width, height: (m,), at most 1.
+
+    IoU less the squared distance of centres over that of the enclosing box's corners, less a term for the
+    difference of aspect ratios whose weight carries no gradient (Zheng et al. 2020, "Distance-IoU Loss").
+    """
+    (ax, ay, aw, ah), (bx, by, bw, bh) = a.unbind(1), b.unbind(1)
+    left, right = torch.maximum(ax - aw / 2, bx - bw / 2), torch.minimum(ax + aw / 2, bx + bw / 2)
+    top, bottom = torch.maximum(ay - ah / 2, by - bh / 2), torch.minimum(ay + ah / 2, by + bh / 2)
+    shared = (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
+    iou = shared / (aw * ah + bw * bh - shared + eps)
+
+    enclosing_w = torch.maximum(ax + aw / 2, bx + bw / 2) - torch.minimum(ax - aw / 2, bx - bw / 2)
+    enclosing_h = torch.maximum(ay + ah / 2, by + bh / 2) - torch.minimum(ay - ah / 2, by - bh / 2)
+    distance = ((ax - bx) ** 2 + (ay - by) ** 2) / (enclosing_w**2 + enclosing_h**2 + eps)
+
+    aspect = 4 / math.pi**2 * (torch.atan(bw / (bh + eps)) - torch.atan(aw / (ah + eps))) ** 2
+    with torch.no_grad():
+        weight = aspect / (aspect - iou + 1 + eps)
+    return iou - distance - weight * aspect
+
+
+def anchor_loss(
+    raw: list[Tensor],
+    targets: Tensor,
+    anchors: Tensor,
+    strides: list[int],
+    anchor_t: float,
+    balance: list[float],
+) -> dict[str, Tensor]:
+    """{"box", "obj", "cls"}: fp32 scalars without gains, sums over the levels of
+
+    - box: mean of 1 - CIoU over the matches;
+    - obj: binary cross-entropy, mean over all predictions, × balance; the target of a match is its CIoU
+      (at least 0, without gradient), of all others 0;
+    - cls: binary cross-entropy, mean over matches and classes; 0 with a single class.
+
+    raw: per level (B, A, H, W, 5 + classes); targets (n, 6); anchors (levels, A, 2) px. A level without
+    matches adds nothing to box and cls.
+    """
+    box, obj, cls = (torch.zeros((), device=targets.device) for _ in range(3))
+    for out, level_anchors, stride, weight in zip(raw, anchors, strides, balance, strict=True):
+        _, _, height, width, outputs = out.shape
+        classes = outputs - 5
+        predictions = out.reshape(-1, outputs)
+        match = assign(targets, level_anchors, stride, height, width, anchor_t)
+        # index_select, not indexing: its gradient is summed in a fixed order on any number of CPU threads.
+        matched = predictions.index_select(0, match.rows).float()
+        count = max(len(match.rows), 1)
+
+        xy = matched[:, 0:2].sigmoid() * 2 - 0.5
+        wh = (matched[:, 2:4].sigmoid() * 2) ** 2 * (level_anchors / stride)[match.anchors]
+        iou = complete_iou(torch.cat((xy, wh), 1), match.boxes)
+        box = box + (1 - iou).sum() / count
+
+        logits = predictions[:, 4].float()
+        truth = torch.zeros_like(logits).scatter_reduce(0, match.rows, iou.detach().clamp(min=0), "amax")
+        obj = obj + weight * binary_cross_entropy_with_logits(logits, truth)
+
+        if classes > 1:
+            truth = one_hot(match.classes, classes).float()
+            errors = binary_cross_entropy_with_logits(matched[:, 5:], truth, reduction="sum")
+            cls = cls + errors / (count * classes)
+    return {"box": box, "obj": obj, "cls": cls}

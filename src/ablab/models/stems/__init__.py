@@ -1,0 +1,1 @@
+"""One file a part; the contract is in ablab.models.detector."""
