@@ -44,9 +44,9 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
             outcome.cached += 1
             listen("cached", stage, {})
             continue
-        missing = [parent for parent in stage.inputs.values() if parent in outcome.failures]
-        if missing:
-            outcome.failures[stage.fingerprint] = outcome.failures[missing[0]]
+        blocking = [f for f in (stage.fingerprint, *stage.inputs.values()) if f in outcome.failures]
+        if blocking:
+            outcome.failures[stage.fingerprint] = outcome.failures[blocking[0]]
             continue
         listen("start", stage, {})
         try:
@@ -60,7 +60,7 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
             listen("failed", stage, {"reason": str(error)})
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            outcome.failures[stage.fingerprint] = reason
+            outcome.failures |= dict.fromkeys(_spoiled(plan, stage), reason)
             listen("failed", stage, {"reason": reason, "traceback": traceback.format_exc()})
         else:
             outcome.ran += 1
@@ -68,6 +68,14 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
     if mistakes:
         raise UserError(_told(plan, mistakes))
     return outcome
+
+
+def _spoiled(plan: Plan, failed: Stage) -> list[str]:
+    """The failed stage, and if it was a check, all that its variants would have gone on to do."""
+    if failed.kind not in CHECKS:
+        return [failed.fingerprint]
+    concerned = [f for r in plan.replicates if failed.fingerprint in r.stages for f in r.stages]
+    return [failed.fingerprint, *(f for f in concerned if plan.stages[f].kind not in CHECKS)]
 
 
 def _told(plan: Plan, mistakes: dict[str, str]) -> str:

@@ -5,8 +5,11 @@ Nothing here imports torch: what needs a network is found out by the `smoke` sta
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ablab import machine
@@ -56,10 +59,13 @@ class Plan:
     duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, equal to)
 
 
-def compile(study: Study, describe: Describe, only: Iterable[str] | None = None) -> Plan:
+def compile(
+    study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS), weights: Path | None = None
+) -> Plan:
     """The plan of a study.
 
-    describe: tells the class names and content hash of a data set. only: kinds to plan (all of them if None).
+    describe: tells the class names and content hash of a data set. only: kinds to plan.
+    weights: a file of the user's to evaluate, in place of training.
     Raises UserError for whatever in the configuration is wrong, before anything runs.
     """
     configs: dict[str, Variant] = {}
@@ -77,7 +83,7 @@ def compile(study: Study, describe: Describe, only: Iterable[str] | None = None)
     replicates = []
     for seed in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
         for variant, config in settled:
-            stages = _chain(config, seed, describe, set(only) if only is not None else set(KINDS))
+            stages = _chain(config, seed, describe, set(only), weights)
             for stage in stages:
                 by_kind[stage.kind].setdefault(stage.fingerprint, stage)
             replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
@@ -107,7 +113,9 @@ def settle(composed: Composed, overrides: Iterable[Override], describe: Describe
     return config | {"engine": engine}
 
 
-def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]) -> list[Stage]:
+def _chain(
+    config: dict[str, Any], seed: int, describe: Describe, only: set[str], weights: Path | None
+) -> list[Stage]:
     """The stages of one replicate, parents first."""
     phases = config["schedule"]["phases"]
     resolutions = config["eval"]["resolutions"]
@@ -120,6 +128,7 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
         stages.append(make("smoke", "build, step, decode", config | {"sizes": sizes}))
     if "profile" in only:
         stages += [make("profile", f"{size} px", config | {"imgsz": size}) for size in resolutions]
+    trained = {"weights": str(weights)} if weights else {}
     if "train" in only:
         previous: dict[str, str] = {}
         for number, phase in enumerate(phases, 1):
@@ -127,10 +136,11 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
             train = make("train", label, config | {"phase": phase, "seed": seed}, previous, data)
             stages.append(train)
             previous = {"previous": train.fingerprint}
+            trained = {"weights": train.fingerprint}
+    if "evaluate" in only:
         for size in resolutions:
             part = config | {"imgsz": size, "split": config["eval"]["split"]}
-            inputs = {"weights": previous["previous"]}
-            stages.append(make("evaluate", f"{size} px, seed {seed}", part, inputs, data))
+            stages.append(make("evaluate", f"{size} px, seed {seed}", part, trained, data))
     return stages
 
 
@@ -152,12 +162,20 @@ def make(
     identity = {
         "kind": kind,
         "config": told,
-        "inputs": inputs or {},
+        "inputs": {role: _content(parent) for role, parent in (inputs or {}).items()},
         "data": data,
         "code": digest_of_code,
         "versions": used,
     }
     return Stage(kind, label, part, inputs or {}, data, digest_of_code, used, digest(identity))
+
+
+def _content(parent: str) -> str:
+    """A parent's fingerprint; of a file that the user gave, the hash of its content."""
+    if os.sep not in parent:
+        return parent
+    with open(parent, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ordered(by_kind: dict[str, dict[str, Stage]], replicates: list[Replicate]) -> dict[str, Stage]:

@@ -55,9 +55,13 @@ class Study:
         for index, point in enumerate(kept):
             previous = kept[index - 1] if index else None
             overrides = [o for factor, level in point.items() for o in self.factors[factor][level]]
-            title = name(point, kept[0], self.design, previous)
+            title = name(point, kept[0], self.design, previous) if len(kept) > 1 else _all_levels(point)
             found.append(Variant(index, title, point, (*self.base, *overrides)))
         return found
+
+
+def _all_levels(point: Point) -> str:
+    return " ".join(f"{factor}={level}" for factor, level in point.items()) or "defaults"
 
 
 KEYS = {
@@ -110,8 +114,26 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
 
 
 def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
-    """A study of one variant: what `ablab train` runs."""
-    return Study(name, "", tuple(overrides), {}, "grid", (seed,), source=name)
+    """A study of one variant, whose levels are what was asked for: what `ablab train` runs."""
+    asked = [override for override in overrides if override.key != "seed"]
+    factors = {o.key: {str(o.value): (o,)} for o in asked}
+    return Study(name, "", (), factors, "grid", (seed,), source=f"ablab {name}")
+
+
+def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> Study:
+    """The rows of `experiments/` whose recipe is built, each at its own input size, as a study of costs."""
+    levels = {
+        row["id"]: (
+            Override("model", row["recipe"], f"experiments, row {row['id']}"),
+            Override("eval.resolutions", [row["imgsz"]], f"experiments, row {row['id']}"),
+        )
+        for row in rows
+        if row["recipe"]
+    }
+    question = "What do the published detectors cost, measured under one convention?"
+    return Study(
+        "experiments", question, tuple(overrides), {"experiment": levels}, "grid", (0,), source="experiments"
+    )
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:

@@ -1,0 +1,391 @@
+"""The command line: `ablab VERB [key=value ...]`.
+
+Exit codes: 0 done, 1 some variants failed, 2 the user's mistake, 130 interrupted.
+Imports of anything heavy (torch, MLflow) happen inside the verb that needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ablab.config import Override, compose, flatten, groups, parse, yaml_names
+from ablab.errors import UserError, nearest
+
+DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if os.getcwd() not in sys.path:  # a `_target_` may name a class in the user's own module
+        sys.path.insert(0, os.getcwd())
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(_help())
+            return DONE
+        verb, *rest = words
+        if verb not in VERBS:
+            raise UserError(f"unknown verb '{verb}'. {nearest(verb, VERBS)}")
+        if "-h" in rest or "--help" in rest:
+            print(f"ablab {verb}: {VERBS[verb].__doc__}\n\n{_choices()}")
+            return DONE
+        return VERBS[verb](rest)
+    except UserError as error:
+        print(f"ablab: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("\nablab: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `ablab config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+# ---------------------------------------------------------------------------------------------- verbs
+
+
+def plan(words: list[str]) -> int:
+    """What a sweep would do, without doing it: `ablab plan study=NAME [key=value ...]`."""
+    from ablab.console import table
+    from ablab.study.plan import Plan
+
+    study, asked = _study_argument(words)
+    compiled: Plan = _compile(study, asked)
+    store = _store(compiled)
+    print(f"{compiled.study.name}: {' '.join(compiled.study.question.split())}")
+    print(f"design {compiled.study.design}, seeds {', '.join(map(str, compiled.study.seeds))}\n")
+    seen: set[str] = set()
+    rows = []
+    for replicate in compiled.replicates:
+        counts = {"to run": 0, "in the store": 0, "shared": 0}
+        for fingerprint in replicate.stages:
+            done = store.has(fingerprint)
+            counts["shared" if fingerprint in seen else "in the store" if done else "to run"] += 1
+            seen.add(fingerprint)
+        rows.append([replicate.variant.name, replicate.seed, *counts.values()])
+    print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
+    print(f"\n{len(compiled.stages)} stages, {sum(row[2] for row in rows)} to run in {store.root}")
+    print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
+    return DONE
+
+
+def sweep(words: list[str]) -> int:
+    """Run a study and write its table: `ablab sweep study=NAME [key=value ...]`."""
+    study, asked = _study_argument(words)
+    compiled = _compile(study, asked)
+    outcome, record = _execute(compiled)
+    uri, reports = _config(compiled)["tracking"]["uri"], _config(compiled)["reports"]
+    table = _report(record, uri, reports)
+    print(table.read_text())
+    print(f"{outcome.ran} stages ran, {outcome.cached} were in the store. Table: {_shown(table)}", file=sys.stderr)
+    return SOME_FAILED if outcome.failures else DONE
+
+
+def train(words: list[str]) -> int:
+    """Train and evaluate one configuration: `ablab train model=NAME data=NAME [key=value ...]`.
+
+    With --multirun (-m) Hydra runs one for each combination: `ablab train -m stem=focus,conv3x3 seed=0,1`.
+    """
+    if {"-m", "--multirun"} & set(words):
+        from ablab.config import multirun
+
+        codes: list[int] = []
+        multirun([w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_train_one(job)))
+        return max(codes, default=DONE)
+    return _train_one(words)
+
+
+def _train_one(words: list[str]) -> int:
+    from ablab import tracking
+    from ablab.console import table
+    from ablab.study.plan import compile
+    from ablab.study.study import single
+
+    asked = parse(words)
+    config = compose(asked).resolved
+    outcome, record = _execute(compile(single("train", asked, config["seed"]), _describe(config)))
+    tracking.record(record, config["tracking"]["uri"])
+    for stage in record["variants"][0]["replicates"][0]["stages"]:
+        if stage["kind"] == "train":
+            store = _store_at(config)
+            print(f"weights: {_shown(store.folder(stage['fingerprint']) / 'weights.safetensors')}", file=sys.stderr)
+    found = [s["numbers"] for s in record["variants"][0]["replicates"][0]["stages"] if s["kind"] == "evaluate"]
+    print(table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found]))
+    return SOME_FAILED if outcome.failures else DONE
+
+
+def evaluate(words: list[str]) -> int:
+    """COCO AP of weights: `ablab eval model=NAME weights=FILE data=NAME eval.resolutions=[320,416]`."""
+    from ablab.console import table
+
+    own, asked = _own_arguments(words, {"weights": None})
+    weights = own["weights"]
+    if weights is None:
+        raise UserError("name the weights: ablab eval model=NAME weights=FILE data=NAME")
+    file = Path(str(weights)).resolve()
+    if not file.exists():
+        raise UserError(f"weights={weights}: there is no such file")
+    numbers = _measure(asked, {"data", "evaluate"}, file)
+    rows = [[n["imgsz"], *map(_percent, _family(n)), n["images"]] for n in numbers]
+    print(table(["input", "mAP50", "mAP", "mAP75", "images"], rows))
+    for n in numbers:
+        per_class = [[name, _percent(ap["map50"]), _percent(ap["map"])] for name, ap in n["per_class"].items()]
+        print(f"\n{n['imgsz']} px, by class and by size")
+        sizes = [[size, "", _percent(n[f"map_{size}"])] for size in ("small", "medium", "large")]
+        print(table(["", "mAP50", "mAP"], per_class + sizes))
+    return DONE
+
+
+def profile(words: list[str]) -> int:
+    """Costs of a model: `ablab profile model=NAME [eval.resolutions=[320,640]]`; 80 classes unless data is named."""
+    from ablab.console import table
+
+    numbers = _measure(parse(words), {"profile"})
+    rows = [
+        [
+            n["imgsz"],
+            form,
+            f"{n[f'flops{key}'] / 1e9:.4f}",
+            f"{n[f'thop_macs{key}'] / 1e9:.4f}",
+            f"{n[f'conv_macs{key}']:,}",
+            f"{n[f'params{key}']:,}",
+            f"{n['params_stored']:,}" if not key else "",
+            f"{n['size_fp32_mb']:.2f}" if not key else "",
+            f"{n['size_fp16_mb']:.2f}" if not key else "",
+        ]
+        for n in numbers
+        for form, key in (("unfused", ""), ("fused", "_fused"))
+    ]
+    costs = ["FLOPs (G)", "thop MACs (G)", "conv MACs"]
+    sizes = ["params", "stored", "fp32 (MB)", "fp16 (MB)"]
+    print(table(["input", "BatchNorm", *costs, *sizes], rows))
+    return DONE
+
+
+def report(words: list[str]) -> int:
+    """Write the table again from MLflow alone: `ablab report study=NAME`, or `ablab report experiments`."""
+    study, asked = _study_argument(words)
+    if study == "experiments":
+        return _report_experiments(asked)
+    from ablab.report.render import render
+
+    config = compose(asked).resolved
+    table = render(config["tracking"]["uri"], study, Path(config["reports"]) / study)
+    print(table.read_text())
+    return DONE
+
+
+def data(words: list[str]) -> int:
+    """What a data set holds, and a picture of labelled samples: `ablab data data=NAME data.root=PATH`."""
+    from ablab.console import table
+    from ablab.data.dataset import load
+    from ablab.data.draw import contact_sheet
+    from ablab.data.summary import summary
+
+    composed = compose(parse(words))
+    config = composed.resolved
+    folder = Path(config["reports"]) / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = _describe(config)(config["data"])["splits"]
+    for split in splits:
+        dataset = load(config["data"], split)
+        headers, rows, dirt = summary(dataset)
+        print(f"{split}: {len(dataset.samples)} images\n{table(headers, rows)}")
+        print("".join(f"  {line}\n" for line in dirt))
+    picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png")
+    print(f"labelled samples: {_shown(Path(picture))}")
+    return DONE
+
+
+def config(words: list[str]) -> int:
+    """The resolved configuration, and where each value came from: `ablab config [key=value ...]`."""
+    import yaml
+
+    composed = compose(parse(words))
+    lines = []
+    for key, value in flatten(composed.resolved).items():
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        lines.append((f"{key}: {text}", composed.origin(key)))
+    width = min(60, max(len(text) for text, _ in lines))
+    print("# " + ", ".join(f"{group}={choice}" for group, choice in sorted(composed.choices.items())))
+    for text, origin in lines:
+        print(f"{text:<{width}}  # {origin}")
+    return DONE
+
+
+def ui(words: list[str]) -> int:
+    """Open MLflow's pages on the loopback address: `ablab ui [port=5000]`."""
+    from ablab import tracking
+
+    own, asked = _own_arguments(words, {"port": 5000})
+    if type(own["port"]) is not int or not 0 < own["port"] < 65536:
+        raise UserError(f"port={own['port']}: expected a whole number from 1 to 65535")
+    tracking.ui(compose(asked).resolved["tracking"]["uri"], own["port"])
+    return DONE
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "plan": plan,
+    "sweep": sweep,
+    "train": train,
+    "eval": evaluate,
+    "profile": profile,
+    "report": report,
+    "data": data,
+    "config": config,
+    "ui": ui,
+}
+
+
+# ---------------------------------------------------------------------------------------------- what they share
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<8} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in VERBS.items())
+    return f"ablab: ablation studies of light object detectors\n\n{verbs}\n\n{_choices()}"
+
+
+def _choices() -> str:
+    known = "\n".join(f"  {group:<11} {', '.join(choices)}" for group, choices in groups().items())
+    return (
+        f"groups and their choices (group=choice; any key of theirs: group.key=value)\n{known}\n\n"
+        f"studies (study=NAME)\n  {', '.join(yaml_names('sweeps'))}\n\n"
+        "`ablab config` prints every key. Exit codes: 0 done, 1 some variants failed, 2 your mistake, 130 interrupted."
+    )
+
+
+def _own_arguments(words: list[str], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[Override]]:
+    """A verb's own `key=value`s apart from the configuration's."""
+    asked = parse(words)
+    own = defaults | {override.key: override.value for override in asked if override.key in defaults}
+    return own, [override for override in asked if override.key not in defaults]
+
+
+def _study_argument(words: list[str]) -> tuple[str, list[Override]]:
+    named = [f"study={word}" if "=" not in word and not word.startswith("-") else word for word in words]
+    own, asked = _own_arguments(named, {"study": None})
+    if own["study"] is None:
+        raise UserError(f"name a study: study=NAME. There are: {', '.join(yaml_names('sweeps'))}")
+    return str(own["study"]), asked
+
+
+def _describe(config: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Names and content hash of a data group, asked for once a command and remembered in the store's folder."""
+    from ablab.data.identity import describe
+
+    cache = Path(config["store"]) / "data.json"
+    known: dict[str, dict[str, Any]] = {}
+
+    def ask(group: dict[str, Any]) -> dict[str, Any]:
+        key = repr(sorted(flatten(group).items()))
+        if key not in known:
+            known[key] = describe(group, cache)
+        return known[key]
+
+    return ask
+
+
+def _compile(study: str, asked: list[Override]) -> Any:
+    from ablab.study.plan import compile
+    from ablab.study.study import load
+
+    loaded = load(study, asked)
+    return compile(loaded, _describe(compose(loaded.base).resolved))
+
+
+def _config(compiled: Any) -> dict[str, Any]:
+    return compiled.replicates[0].config
+
+
+def _store(compiled: Any) -> Any:
+    return _store_at(_config(compiled))
+
+
+def _store_at(config: dict[str, Any]) -> Any:
+    from ablab.store import Store
+
+    return Store(config["store"])
+
+
+def _execute(compiled: Any) -> tuple[Any, dict[str, Any]]:
+    from ablab.console import Progress, warn
+    from ablab.engine.inline import execute
+    from ablab.study.record import record
+
+    for left_out, equal in compiled.duplicates:
+        warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
+    store = _store(compiled)
+    outcome = execute(compiled, store, Progress(compiled))
+    return outcome, record(compiled, store, outcome.failures)
+
+
+def _report(record: dict[str, Any], uri: str, reports: str) -> Path:
+    from ablab import tracking
+    from ablab.report.render import render
+
+    tracking.record(record, uri)
+    folder = Path(reports) / record["name"]
+    table = render(uri, record["name"], folder)
+    tracking.log_report(uri, record["name"], folder)
+    return table
+
+
+def _measure(asked: list[Override], kinds: set[str], weights: Path | None = None) -> list[dict[str, Any]]:
+    """Numbers of evaluate or profile stages at every resolution of one configuration, from the store or made now."""
+    from ablab.console import Progress
+    from ablab.engine.inline import execute
+    from ablab.study.plan import compile
+    from ablab.study.study import single
+
+    config = compose(asked).resolved
+    bare = kinds == {"profile"} and not any(o.key == "data" or o.key.startswith("data.") for o in asked)
+    describe = _classes_only(config["model"]["classes"] or 80) if bare else _describe(config)
+    compiled = compile(single("measure", asked, config["seed"]), describe, kinds, weights)
+    store = _store(compiled)
+    outcome = execute(compiled, store, Progress(compiled))
+    if outcome.failures:
+        raise UserError(next(iter(outcome.failures.values())))
+    return [store.read(f)["numbers"] for f, stage in compiled.stages.items() if stage.kind != "data"]
+
+
+def _classes_only(classes: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Stands in for a data set where only the number of classes matters: costs, at COCO's 80 unless told."""
+    return lambda _: {"names": [str(i) for i in range(classes)], "digest": "", "splits": {}}
+
+
+def _report_experiments(asked: list[Override]) -> int:
+    """Measure the costs of every published row whose detector is built, and print them beside what was published."""
+    from ablab import tracking
+    from ablab.report.experiments import load_rows, render_experiments
+    from ablab.study.plan import compile
+    from ablab.study.study import published
+
+    config = compose(asked).resolved
+    rows = load_rows()
+    _, record = _execute(compile(published(rows, asked), _classes_only(80), {"profile"}))
+    tracking.record(record, config["tracking"]["uri"])
+    table = render_experiments(config["tracking"]["uri"], rows, Path(config["reports"]) / "experiments")
+    print(table.read_text())
+    return DONE
+
+
+def _family(numbers: dict[str, Any]) -> tuple[Any, Any, Any]:
+    return numbers["map50"], numbers["map"], numbers["map75"]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
