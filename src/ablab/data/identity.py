@@ -1,0 +1,153 @@
+"""What identifies a dataset: a digest of everything training or evaluation can see of it, and how big it is.
+
+The digest covers the classes and, for every split and image, its name, size, boxes, classes, crowd flags, areas and
+the SHA-256 of the image file. It is taken of what the reader made, so where the files lie does not enter it, nor how
+the JSON is indented. Generated scenes are identified by their keys.
+
+`ablab plan` asks for it on every call, so it is remembered, with the size and modification time of every file and
+folder it was read from; while none of them changes, nothing is read again. Nothing here imports torch or OpenCV.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablab.errors import UserError
+
+if TYPE_CHECKING:
+    from ablab.data.dataset import Dataset
+
+Stamp = list[int] | None  # size in bytes and mtime in ns; None: not there
+
+
+def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
+    """{"names": [...], "digest": sha256, "splits": {"train": {"images": n, "boxes": n}, ...}} of a dataset.
+
+    config: a conf/data file as a dict. cache: the JSON file to remember it in. Raises UserError for everything wrong
+    with the dataset, missing image files too (that they decode is the data stage's to find out).
+    """
+    if config.get("format") == "scenes":
+        from ablab.data import scenes
+
+        return {"names": list(scenes.NAMES), "digest": scenes.digest(config), "splits": scenes.counts(config)}
+
+    began = time.time_ns()
+    remembered = _remembered(cache)
+    key = _sha(_canonical([config, os.getcwd(), _readers()]))
+    entry = remembered["datasets"].get(key)
+    if entry and all(_stamp(path) == stamp for path, stamp in entry["stamps"].items()):
+        description: dict[str, Any] = entry["description"]
+        return description
+
+    from ablab.data.dataset import load, splits
+
+    files = remembered["files"]
+    datasets = {split: load(config, split) for split in splits(config)}
+    if not datasets:
+        raise UserError(f"data: no split is given, expected train, val or test in {config}")
+    _same_classes(datasets)
+    used: dict[str, Stamp] = {}
+    for dataset in datasets.values():
+        for path in [*dataset.sources, *(s.path for s in dataset.samples if s.path)]:
+            used[str(path)] = _stamp(path)
+    description = {
+        "names": list(next(iter(datasets.values())).names),
+        "digest": _digest(datasets, files),
+        "splits": {
+            split: {"images": len(d.samples), "boxes": sum(len(s.boxes) for s in d.samples)}
+            for split, d in datasets.items()
+        },
+    }
+    if all(stamp is None or stamp[1] < began for stamp in used.values()):  # else it changed while it was being read
+        remembered["datasets"][key] = {"stamps": used, "description": description}
+        _remember(cache, remembered)
+    return description
+
+
+def _digest(datasets: dict[str, Dataset], files: dict[str, list[Any]]) -> str:
+    whole = hashlib.sha256()
+    for split, dataset in datasets.items():
+        whole.update(_canonical([split, dataset.names, dataset.category_ids]))
+        for s in dataset.samples:
+            image = _file_digest(s.path, files) if s.path else None
+            whole.update(_canonical([s.id, s.name, s.width, s.height, image, len(s.boxes)]))
+            for column, kind in ((s.boxes, "<f4"), (s.classes, "<i8"), (s.crowd, "|b1"), (s.area, "<f8")):
+                whole.update(column.astype(kind).tobytes())
+    return whole.hexdigest()
+
+
+def _file_digest(path: Path, files: dict[str, list[Any]]) -> str:
+    """SHA-256 of a file's bytes, from `files` if its size and time are those it had then."""
+    stamp = _stamp(path)
+    known = files.get(str(path))
+    if known and known[0] == stamp:
+        return str(known[1])
+    try:
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: the image file cannot be read: {error.strerror}") from None
+    files[str(path)] = [stamp, digest]
+    return digest
+
+
+def _same_classes(datasets: dict[str, Dataset]) -> None:
+    first, *others = datasets
+    for other in others:
+        for what in ("names", "category_ids"):
+            a, b = getattr(datasets[first], what), getattr(datasets[other], what)
+            if a != b:
+                raise UserError(
+                    f"data.{other}: its class {what.replace('_', ' ')} are {list(b)}, those of data.{first} {list(a)}; "
+                    f"all splits need the same classes"
+                )
+
+
+def _readers() -> str:
+    """A digest of this package's source: what an older reader made of the files is not to be trusted."""
+    return _sha(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+def _stamp(path: str | Path) -> Stamp:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _remembered(cache: Path | None) -> dict[str, Any]:
+    """What the cache file holds; nothing if it is not there or was damaged: it can always be made again."""
+    empty: dict[str, Any] = {"datasets": {}, "files": {}}
+    if cache is None:
+        return empty
+    try:
+        content = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return empty
+    whole = isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in empty)
+    return content if whole else empty
+
+
+def _remember(cache: Path | None, content: dict[str, Any]) -> None:
+    if cache is None:
+        return
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(content, stream)
+    os.replace(name, cache)  # whole or not at all: another process may be reading it

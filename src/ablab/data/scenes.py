@@ -1,0 +1,254 @@
+"""Generated detection scenes: real handwritten digits (UCI, 1797 of them, in scikit-learn) on cluttered ground.
+
+Labelled as whole digits only; between and beneath them lie pen strokes and fragments of digits, drawn in the same
+colours, so that a detector has to tell digits from digit-like things, in every size and contrast, under noise. The
+digits of train, val and test are different handwriting samples. A scene depends on its data seed, split and number
+alone: raising a count adds scenes and changes none.
+
+Source of the digits: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (CC BY 4.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablab.data.dataset import SPLITS, Dataset, Sample
+from ablab.errors import UserError
+
+NAMES = tuple("0123456789")
+SHARES = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}  # of each digit's samples
+
+Glyph = NDArray[np.float32]  # (h, w) opacity in [0, 1], cropped to its ink
+
+
+def splits(config: dict[str, Any]) -> list[str]:
+    return [split for split in SPLITS if config.get(split)]
+
+
+def counts(config: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """{"train": {"images": n, "boxes": n}, ...} without drawing anything."""
+    return {
+        split: {
+            "images": config[split],
+            "boxes": sum(_objects(config, _generator(config, split, i)) for i in range(config[split])),
+        }
+        for split in splits(config)
+    }
+
+
+def digest(config: dict[str, Any]) -> str:
+    """SHA-256 of what the scenes follow from: their keys."""
+    keys = {key: value for key, value in config.items() if key != "root"}
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
+def load(config: dict[str, Any], split: str) -> Dataset:
+    """Draw the `config[split]` scenes of a split (keys as in conf/data/scenes.yaml). Image ids count from 1.
+
+    UserError if the digits asked for find no room.
+    """
+    _check(config)
+    glyphs = _glyphs(split, config["data_seed"])
+    samples = tuple(_scene(config, split, i, glyphs) for i in range(config[split]))
+    return Dataset(NAMES, tuple(range(len(NAMES))), samples, ())
+
+
+def _check(config: dict[str, Any]) -> None:
+    for key, least, most in (("objects", 0, None), ("scale", 0.02, 1), ("contrast", 0, 1)):
+        low, high = config[key]
+        if not least <= low <= high or (most is not None and high > most):
+            raise UserError(
+                f"data.{key}: [{low}, {high}], expected [low, high] from {least}" + f" to {most}" * bool(most)
+            )
+    for key in ("overlap", "clutter", "noise"):
+        if config[key] < 0:
+            raise UserError(f"data.{key}: {config[key]}, expected at least 0")
+    if config["size"] < 16:
+        raise UserError(f"data.size: {config['size']}, expected at least 16 px")
+
+
+def _generator(config: dict[str, Any], split: str, number: int) -> np.random.Generator:
+    return np.random.default_rng([config["data_seed"], SPLITS.index(split), number])
+
+
+def _objects(config: dict[str, Any], rng: np.random.Generator) -> int:
+    """How many digits a scene has: its generator's first draw, so that `counts` needs no more."""
+    return int(rng.integers(config["objects"][0], config["objects"][1] + 1))
+
+
+@cache
+def _masters() -> tuple[tuple[Glyph, ...], NDArray[np.int64]]:
+    """Every digit as a smooth glyph some 64 px high, and its class."""
+    import cv2
+    from sklearn.datasets import load_digits  # here: it takes a second to import
+
+    images, labels = load_digits(return_X_y=True)
+    glyphs = []
+    for image in images.reshape(-1, 8, 8):
+        ink = np.pad(image.astype(np.float32) / 16, 1)
+        large = cv2.resize(ink, (80, 80), interpolation=cv2.INTER_CUBIC)
+        opacity = ((large - 0.3) / 0.3).clip(0, 1)  # ink has a sharp edge, the 8x8 average of it has not
+        rows, columns = (np.flatnonzero((opacity > 0.5).any(axis)) for axis in (1, 0))
+        glyphs.append(opacity[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return tuple(glyphs), labels.astype(np.int64)
+
+
+def _glyphs(split: str, seed: int) -> list[list[Glyph]]:
+    """The glyphs of each class that belong to a split."""
+    glyphs, labels = _masters()
+    order = np.random.default_rng([seed, len(SPLITS)]).permutation(len(labels))
+    low, high = SHARES[split]
+    chosen = []
+    for digit in range(len(NAMES)):
+        mine = order[labels[order] == digit]
+        chosen.append([glyphs[i] for i in mine[round(low * len(mine)) : round(high * len(mine))]])
+    return chosen
+
+
+def _scene(config: dict[str, Any], split: str, number: int, glyphs: list[list[Glyph]]) -> Sample:
+    rng = _generator(config, split, number)
+    size = config["size"]
+    digits = rng.integers(0, len(NAMES), _objects(config, rng))
+    picked = [glyphs[digit][rng.integers(len(glyphs[digit]))] for digit in digits]
+    boxes = _layout(config, picked, rng)
+
+    canvas = _ground(size, rng)
+    for _ in range(int(rng.integers(0, config["clutter"] + 1))):
+        if rng.random() < 0.5:
+            _stroke(canvas, config, rng)
+        else:
+            _fragment(canvas, config, glyphs, rng)
+    for glyph, (x, y, w, h) in zip(picked, boxes, strict=True):
+        _ink(canvas, _resized(glyph, w, h), x, y, config, rng)
+    canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(0, config["noise"]))
+    pixels = canvas.round().clip(0, 255).astype(np.uint8)
+
+    corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], np.float32).reshape(-1, 4)
+    return Sample(
+        id=number + 1,
+        name=f"{split}_{number:05d}",
+        width=size,
+        height=size,
+        boxes=corners,
+        classes=digits.astype(np.int64),
+        crowd=np.zeros(len(boxes), np.bool_),
+        area=(corners[:, 2:] - corners[:, :2]).prod(1).astype(np.float64),
+        pixels=pixels,
+    )
+
+
+def _layout(config: dict[str, Any], glyphs: list[Glyph], rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
+    """x, y, width, height of each glyph, px: none reaches out, none hides more of another than `overlap` allows."""
+    size, (low, high) = config["size"], config["scale"]
+    for _ in range(50):
+        placed: list[tuple[int, int, int, int]] = []
+        for glyph in glyphs:
+            height = np.exp(rng.uniform(np.log(low), np.log(high))) * size  # as many small ones as large
+            for box in _tries(glyph, height, low * size, size, rng):
+                if all(_share(box, other) <= config["overlap"] for other in placed):
+                    placed.append(box)
+                    break
+        if len(placed) == len(glyphs):
+            return placed
+    raise UserError(
+        f"data.objects: no room for {len(glyphs)} digits of {low:g} to {high:g} of the side at an overlap of "
+        f"{config['overlap']:g}; lower data.objects or data.scale"
+    )
+
+
+def _tries(
+    glyph: Glyph, height: float, least: float, size: int, rng: np.random.Generator
+) -> Iterator[tuple[int, int, int, int]]:
+    """Places to try, smaller and smaller."""
+    while True:
+        h = max(round(height), 2)
+        w = min(max(round(h * glyph.shape[1] / glyph.shape[0]), 2), size)
+        for x, y in rng.integers(0, (size - w + 1, size - h + 1), (20, 2)).tolist():
+            yield x, y, w, h
+        if height <= least:
+            return
+        height = max(height * 0.7, least)
+
+
+def _share(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Share of the smaller box that the two have in common."""
+    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(w, 0) * max(h, 0) / min(a[2] * a[3], b[2] * b[3])
+
+
+def _ground(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Uneven paper: (size, size, 3) of a random colour with soft spots, grey levels in float."""
+    import cv2
+
+    spots = rng.normal(0, rng.uniform(4, 28), (5, 5, 1)) + rng.normal(0, 8, (5, 5, 3))
+    soft = cv2.resize(spots.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    colour = rng.uniform(50, 205) + rng.normal(0, 20, 3)
+    return np.asarray(soft + colour.astype(np.float32), np.float32)
+
+
+def _ink(
+    canvas: NDArray[np.float32], opacity: Glyph, x: int, y: int, config: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Lay a glyph on the canvas, lighter or darker than what is there by a drawn contrast."""
+    h, w = opacity.shape
+    under = canvas[y : y + h, x : x + w]
+    under += opacity[:, :, None] * (_colour(under.mean((0, 1)), config, rng) - under)
+
+
+def _colour(ground: NDArray[Any], config: dict[str, Any], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A colour lighter or darker than the ground by a drawn `contrast`, whichever there is room for."""
+    level = ground.mean()
+    difference = rng.uniform(*config["contrast"]) * 255
+    lighter = rng.random() < 0.5
+    if not 0 <= level + (difference if lighter else -difference) <= 255:
+        lighter = level < 127.5
+    tint = rng.normal(0, 12, 3)
+    return np.asarray(ground + (difference if lighter else -difference) + tint, np.float32)
+
+
+def _resized(glyph: Glyph, w: int, h: int) -> Glyph:
+    import cv2
+
+    return np.asarray(cv2.resize(glyph, (w, h), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _stroke(canvas: NDArray[np.float32], config: dict[str, Any], rng: np.random.Generator) -> None:
+    """A curved pen stroke, as long and as thick as those of digits."""
+    import cv2
+
+    size = canvas.shape[0]
+    length = rng.uniform(*config["scale"]) * size * 1.2
+    angles = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.35, 8))
+    steps = np.stack((np.cos(angles), np.sin(angles)), 1) * length / 8
+    points = rng.uniform(0, size, 2) + np.cumsum(steps, 0)
+    line = np.zeros(canvas.shape[:2], np.uint8)
+    thickness = max(round(length * rng.uniform(0.05, 0.15)), 1)
+    fixed = (points * 16).round().astype(np.int32).reshape(-1, 1, 2)  # 4 bits below the pixel
+    cv2.polylines(line, [fixed], False, 255, thickness, cv2.LINE_AA, 4)
+    x, y, w, h = cv2.boundingRect(line)
+    if w and h:  # else it ran out of the scene
+        _ink(canvas, line[y : y + h, x : x + w] / np.float32(255), x, y, config, rng)
+
+
+def _fragment(
+    canvas: NDArray[np.float32], config: dict[str, Any], glyphs: list[list[Glyph]], rng: np.random.Generator
+) -> None:
+    """A corner of a digit: under half of it in both directions, so that none can be taken for a whole one."""
+    size = canvas.shape[0]
+    mine = glyphs[rng.integers(len(glyphs))]
+    glyph = mine[rng.integers(len(mine))]
+    h = max(round(rng.uniform(*config["scale"]) * size), 4)
+    whole = _resized(glyph, min(max(round(h * glyph.shape[1] / glyph.shape[0]), 4), size), h)
+    ph, pw = (max(round(side * rng.uniform(0.35, 0.5)), 2) for side in whole.shape)
+    top, left = (int(rng.choice((0, side - part))) for side, part in zip(whole.shape, (ph, pw), strict=True))
+    part = whole[top : top + ph, left : left + pw]
+    x, y = rng.integers(0, (size - pw + 1, size - ph + 1)).tolist()
+    _ink(canvas, part, x, y, config, rng)
