@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ablab: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        print("\nablab: interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print(
+            "\nablab: interrupted. What was finished is kept; the same command goes on from there.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except BrokenPipeError:  # `ablab config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,7 +73,9 @@ def plan(words: list[str]) -> int:
         rows.append([replicate.variant.name, replicate.seed, *counts.values()])
     print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
     print(f"\n{len(compiled.stages)} stages, {sum(row[2] for row in rows)} to run in {store.root}")
-    print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
+    print(
+        "Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first."
+    )
     return DONE
 
 
@@ -82,7 +87,10 @@ def sweep(words: list[str]) -> int:
     uri, reports = _config(compiled)["tracking"]["uri"], _config(compiled)["reports"]
     table = _report(record, uri, reports)
     print(table.read_text())
-    print(f"{outcome.ran} stages ran, {outcome.cached} were in the store. Table: {_shown(table)}", file=sys.stderr)
+    print(
+        f"{outcome.ran} stages ran, {outcome.cached} were in the store. Table: {_shown(table)}",
+        file=sys.stderr,
+    )
     return SOME_FAILED if outcome.failures else DONE
 
 
@@ -95,7 +103,9 @@ def train(words: list[str]) -> int:
         from ablab.config import multirun
 
         codes: list[int] = []
-        multirun([w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_train_one(job)))
+        multirun(
+            [w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_train_one(job))
+        )
         return max(codes, default=DONE)
     return _train_one(words)
 
@@ -113,9 +123,16 @@ def _train_one(words: list[str]) -> int:
     for stage in record["variants"][0]["replicates"][0]["stages"]:
         if stage["kind"] == "train":
             store = _store_at(config)
-            print(f"weights: {_shown(store.folder(stage['fingerprint']) / 'weights.safetensors')}", file=sys.stderr)
-    found = [s["numbers"] for s in record["variants"][0]["replicates"][0]["stages"] if s["kind"] == "evaluate"]
-    print(table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found]))
+            print(
+                f"weights: {_shown(store.folder(stage['fingerprint']) / 'weights.safetensors')}",
+                file=sys.stderr,
+            )
+    found = [
+        s["numbers"] for s in record["variants"][0]["replicates"][0]["stages"] if s["kind"] == "evaluate"
+    ]
+    print(
+        table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found])
+    )
     return SOME_FAILED if outcome.failures else DONE
 
 
@@ -134,7 +151,9 @@ def evaluate(words: list[str]) -> int:
     rows = [[n["imgsz"], *map(_percent, _family(n)), n["images"]] for n in numbers]
     print(table(["input", "mAP50", "mAP", "mAP75", "images"], rows))
     for n in numbers:
-        per_class = [[name, _percent(ap["map50"]), _percent(ap["map"])] for name, ap in n["per_class"].items()]
+        per_class = [
+            [name, _percent(ap["map50"]), _percent(ap["map"])] for name, ap in n["per_class"].items()
+        ]
         print(f"\n{n['imgsz']} px, by class and by size")
         sizes = [[size, "", _percent(n[f"map_{size}"])] for size in ("small", "medium", "large")]
         print(table(["", "mAP50", "mAP"], per_class + sizes))
@@ -197,7 +216,9 @@ def data(words: list[str]) -> int:
         headers, rows, dirt = summary(dataset)
         print(f"{split}: {len(dataset.samples)} images\n{table(headers, rows)}")
         print("".join(f"  {line}\n" for line in dirt))
-    picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png")
+    picture = contact_sheet(
+        load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png"
+    )
     print(f"labelled samples: {_shown(Path(picture))}")
     return DONE
 
@@ -215,6 +236,8 @@ def config(words: list[str]) -> int:
     print("# " + ", ".join(f"{group}={choice}" for group, choice in sorted(composed.choices.items())))
     for text, origin in lines:
         print(f"{text:<{width}}  # {origin}")
+    if unread := composed.unread():
+        print(f"# no chosen part reads: {', '.join(unread)}")
     return DONE
 
 

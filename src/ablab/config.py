@@ -26,6 +26,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -159,14 +160,21 @@ class Composed:
     resolved: dict[str, Any]
     choices: dict[str, str]
     _base: _Base
-    _overrides: tuple[Override, ...]
+    _values: tuple[Override, ...]
 
     def origin(self, key: str) -> str:
         """The file (or the command line, a level, ...) that a dotted key's value came from."""
-        for override in reversed(self._overrides):
+        for override in reversed(self._values):
             if key == override.key or key.startswith(f"{override.key}."):
                 return override.source
         return self._base.origin(key)
+
+    def unread(self) -> list[str]:
+        """Shared knobs that none of the chosen parts reads, such as a recipe's whose part was replaced."""
+        content = OmegaConf.to_container(self._base.tree, resolve=False)
+        assert isinstance(content, dict)
+        knobs = {key for key in flatten({str(k): v for k, v in content.items()}) if _is_shared(key)}
+        return sorted(knobs - set(_references(content)) - {"model.name"})
 
 
 @dataclass(frozen=True)
@@ -209,14 +217,16 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
     for override in values:
         _set(tree, base, override)
     _check_knobs_are_read(tree, values)
-    return Composed(_resolve(tree), base.choices, base, tuple(asked))
+    return Composed(_resolve(tree), base.choices, base, tuple(values))
 
 
 @cache
 def _loader(search_path: tuple[str, ...]) -> ConfigLoaderImpl:
+    Plugins.instance()  # registers the readers of configuration files
     path = ConfigSearchPathImpl()
     for place in search_path:
         path.append("ablab", f"file://{place}")
+    path.append("schema", "structured://")  # Hydra insists on it
     return ConfigLoaderImpl(config_search_path=path)
 
 
@@ -296,9 +306,11 @@ def _resolve(tree: DictConfig) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
+        cause: BaseException | None = error
+        while cause is not None:  # a resolver's own complaint
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         key = getattr(error, "full_key", None)
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
     assert isinstance(resolved, dict)

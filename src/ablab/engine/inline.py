@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ablab.engine.stage import StoreUnusable, perform
+from ablab.engine.stage import StoreUnusableError, perform
 from ablab.errors import UserError
 from ablab.store import Store
 from ablab.study.plan import Plan, Stage
 
-Listen = Callable[[str, Stage, dict[str, Any]], None]  # ("start" | "progress" | "done" | "cached" | "failed", stage, facts)
+Listen = Callable[
+    [str, Stage, dict[str, Any]], None
+]  # ("start" | "progress" | "done" | "cached" | "failed", stage, facts)
 
 CHECKS = ("data", "smoke", "profile")  # kinds that tell of a user's mistake before any training
 
@@ -33,7 +35,7 @@ class Outcome:
 def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
     """Run what is not in the store.
 
-    Raises UserError with every mistake that the checks found, before any training; StoreUnusable at once.
+    Raises UserError with every mistake that the checks found, before any training; StoreUnusableError at once.
     """
     outcome = Outcome()
     mistakes: dict[str, str] = {}
@@ -51,7 +53,7 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
         listen("start", stage, {})
         try:
             record = perform(stage, store, lambda event, stage=stage: listen("progress", stage, event))  # type: ignore[misc]
-        except StoreUnusable:
+        except StoreUnusableError:
             raise
         except UserError as error:
             if stage.kind in CHECKS:
@@ -70,12 +72,14 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
     return outcome
 
 
-def _spoiled(plan: Plan, failed: Stage) -> list[str]:
-    """The failed stage, and if it was a check, all that its variants would have gone on to do."""
+def _spoiled(plan: Plan, failed: Stage) -> set[str]:
+    """The failed stage, and if it was a check, all that nobody but its variants would have gone on to do."""
     if failed.kind not in CHECKS:
-        return [failed.fingerprint]
-    concerned = [f for r in plan.replicates if failed.fingerprint in r.stages for f in r.stages]
-    return [failed.fingerprint, *(f for f in concerned if plan.stages[f].kind not in CHECKS)]
+        return {failed.fingerprint}
+    concerned, others = set[str](), set[str]()
+    for replicate in plan.replicates:
+        (concerned if failed.fingerprint in replicate.stages else others).update(replicate.stages)
+    return {failed.fingerprint, *(f for f in concerned - others if plan.stages[f].kind not in CHECKS)}
 
 
 def _told(plan: Plan, mistakes: dict[str, str]) -> str:

@@ -27,14 +27,14 @@ _STOPS_EVERYTHING = {
 }
 
 
-class StoreUnusable(UserError):
+class StoreUnusableError(UserError):
     """No stage can be published: the sweep stops, and what is published stays."""
 
 
 def perform(stage: Stage, store: Store, emit: Emit) -> dict[str, Any]:
     """The record of a stage, from the store if it is there, else by running it.
 
-    Raises what the stage raises, and StoreUnusable when the store cannot be written.
+    Raises what the stage raises, and StoreUnusableError when the store cannot be written.
     """
     if store.has(stage.fingerprint):
         return store.read(stage.fingerprint)
@@ -47,7 +47,7 @@ def perform(stage: Stage, store: Store, emit: Emit) -> dict[str, Any]:
         if error.errno not in _STOPS_EVERYTHING:
             raise
         why = _STOPS_EVERYTHING[error.errno]
-        raise StoreUnusable(
+        raise StoreUnusableError(
             f"the store {store.root} cannot be written: {why} ({error.filename or error}). "
             "What was finished is kept; mend it and give the same command again"
         ) from None

@@ -81,7 +81,9 @@ def compile(
         settled.append((variant, config))
     by_kind: dict[str, dict[str, Stage]] = {kind: {} for kind in KINDS}
     replicates = []
-    for seed in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
+    for (
+        seed
+    ) in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
         for variant, config in settled:
             stages = _chain(config, seed, describe, set(only), weights)
             for stage in stages:
@@ -132,7 +134,9 @@ def _chain(
     if "train" in only:
         previous: dict[str, str] = {}
         for number, phase in enumerate(phases, 1):
-            label = f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
+            label = (
+                f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
+            )
             train = make("train", label, config | {"phase": phase, "seed": seed}, previous, data)
             stages.append(train)
             previous = {"previous": train.fingerprint}
@@ -145,7 +149,11 @@ def _chain(
 
 
 def make(
-    kind: str, label: str, config: dict[str, Any], inputs: dict[str, str] | None = None, data: str | None = None
+    kind: str,
+    label: str,
+    config: dict[str, Any],
+    inputs: dict[str, str] | None = None,
+    data: str | None = None,
 ) -> Stage:
     """A stage with its declared part of `config` and its fingerprint."""
     declared = KINDS[kind]

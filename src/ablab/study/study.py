@@ -99,7 +99,9 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
         raise UserError(f"{source}: design '{design}' is none. {nearest(design, DESIGNS)}")
     variants = tuple(_point(point, factors, f"{source}: variants") for point in content.get("variants", []))
     if (design == "list") != bool(variants):
-        raise UserError(f"{source}: `variants` goes with `design: list`, and only with it (design is '{design}')")
+        raise UserError(
+            f"{source}: `variants` goes with `design: list`, and only with it (design is '{design}')"
+        )
     return Study(
         name=study,
         question=content.get("question", ""),
@@ -164,7 +166,8 @@ def _factors(content: dict[Any, Any], source: str) -> dict[str, dict[str, tuple[
             raise UserError(f"{where}: expected levels, each with its overrides, found {levels!r}")
         factors[str(factor)] = {
             _level(level, where): tuple(
-                Override(key, value, f"{source}, {factor}={level}") for key, value in _keys(overrides or {}).items()
+                Override(key, value, f"{source}, {factor}={level}")
+                for key, value in _keys(overrides or {}).items()
             )
             for level, overrides in levels.items()
         }
@@ -173,7 +176,9 @@ def _factors(content: dict[Any, Any], source: str) -> dict[str, dict[str, tuple[
 
 def _level(level: Any, where: str) -> str:
     if isinstance(level, bool):
-        raise UserError(f"{where}: YAML reads this level as {str(level).lower()}: quote it ('on', 'off', 'yes', 'no')")
+        raise UserError(
+            f"{where}: YAML reads this level as {str(level).lower()}: quote it ('on', 'off', 'yes', 'no')"
+        )
     return str(level)
 
 
@@ -203,7 +208,9 @@ def _seeds(seeds: list[Any], source: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _refuse_shadowed(asked: list[Override], factors: dict[str, dict[str, tuple[Override, ...]]], source: str) -> None:
+def _refuse_shadowed(
+    asked: list[Override], factors: dict[str, dict[str, tuple[Override, ...]]], source: str
+) -> None:
     for override in asked:
         for factor, levels in factors.items():
             if any(o.key == override.key for level in levels.values() for o in level):

@@ -1,0 +1,150 @@
+"""Study files: what they mean, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablab.config import Override, yaml_names
+from ablab.errors import UserError
+from ablab.study.plan import Plan, compile
+from ablab.study.study import load
+
+GOOD = """
+question: Is it worth it?
+base: {model: yolov5n, schedule: constant, schedule.imgsz: 64, schedule.epochs: [1, 1, 1]}
+factors:
+  stem: {focus: {stem: focus}, conv: {stem: conv3x3}}
+  head: {full: {}, half: {head_prune.ratio: 0.5}}
+design: grid
+seeds: [0, 1]
+measure: {resolutions: [64]}
+"""
+
+
+def describe(_: dict) -> dict:
+    return {"names": ["a", "b", "c"], "digest": "d", "splits": {}}
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> None:
+        (tmp_path / "sweeps" / "mine.yaml").write_text(text)
+
+    return write
+
+
+def plan(*overrides: Override) -> Plan:
+    return compile(load("mine", overrides), describe)
+
+
+def test_a_grid_of_two_factors_and_two_seeds(write) -> None:
+    write(GOOD)
+    found = plan()
+    assert [r.variant.name for r in found.replicates if r.seed == 0] == [
+        "baseline",
+        "head=half",
+        "stem=conv",
+        "stem=conv head=half",
+    ]
+    assert len(found.replicates) == 8
+    assert {r.config["head"]["classes"] for r in found.replicates} == {3}
+
+
+def test_equal_work_is_one_stage(write) -> None:
+    write(GOOD)
+    kinds = [stage.kind for stage in plan().stages.values()]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "data": 1,  # one data set
+        "smoke": 4,  # a variant each: seeds share it
+        "profile": 4,
+        "train": 4 * 2 * 3,
+        "evaluate": 4 * 2,
+    }
+
+
+def test_phases_are_shared_exactly_as_far_as_they_are_equal(write) -> None:
+    write(
+        GOOD.replace("factors:", "factors:\n  schedule: {constant: {}, large: {schedule: progressive, schedule.large: 96}}")
+        .replace("seeds: [0, 1]", "seeds: [0]")
+        .replace("design: grid", "design: one_at_a_time")
+    )
+    found = plan()
+    chains = {r.variant.name: [f for f in r.stages if found.stages[f].kind == "train"] for r in found.replicates}
+    constant, large = chains["baseline"], chains["schedule=large"]
+    assert constant[0] == large[0]
+    assert constant[1] != large[1]
+    assert constant[2] != large[2]  # equal settings, another parent
+
+
+def test_exclude_and_seeds_from_the_command_line(write) -> None:
+    write(GOOD + "exclude: [{stem: conv, head: half}]\n")
+    found = plan(Override("seeds", [7]))
+    assert [r.variant.name for r in found.replicates] == ["baseline", "head=half", "stem=conv"]
+    assert {r.seed for r in found.replicates} == {7}
+
+
+def test_variants_of_equal_configuration_are_left_out_and_told(write) -> None:
+    write(GOOD.replace("half: {head_prune.ratio: 0.5}", "same: {head_prune.ratio: 0.0}"))
+    found = plan()
+    assert len(found.replicates) == 4
+    assert [(out.name, kept.name) for out, kept in found.duplicates] == [
+        ("head=same", "baseline"),
+        ("stem=conv head=same", "stem=conv"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("question", "qestion", ["sweeps/mine.yaml", "qestion", "Did you mean 'question'?"]),
+        ("design: grid", "design: gird", ["design 'gird'", "Did you mean 'grid'?"]),
+        ("{full: {}", "{on: {}", ["factors.head", "quote"]),
+        ("seeds: [0, 1]", "seeds: [0, 0]", ["seeds", "distinct"]),
+        ("seeds: [0, 1]", "seeds: 3", ["seeds", "a list", "3"]),
+        ("{stem: focus}", "{stem: fokus}", ["stem=fokus", "sweeps/mine.yaml, stem=focus", "Did you mean 'focus'?"]),
+        ("head_prune.ratio: 0.5", "head_prune.ration: 0.5", ["head_prune.ration", "Did you mean 'head_prune.ratio'?"]),
+        ("schedule.imgsz: 64", "schedule.imgsz: wide", ["schedule.imgsz", "'wide'", "sweeps/mine.yaml"]),
+        ("design: grid", "design: list", ["variants", "design: list"]),
+        ("design: grid", "exclude: [{stem: foo}]\ndesign: grid", ["exclude", "no level 'foo'"]),
+        ("design: grid", "exclude: [{stem: focus, head: full}]\ndesign: grid", ["exclude", "baseline"]),
+        ("stem: {focus: {stem: focus}, conv: {stem: conv3x3}}", "stem: focus", ["factors.stem", "levels"]),
+        ("factors:", "factors: [", ["mine.yaml", "not valid YAML"]),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_key_and_hint(write, old: str, new: str, words: list[str]) -> None:
+    assert old in GOOD
+    write(GOOD.replace(old, new))
+    with pytest.raises(UserError) as refused:
+        plan()
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_an_unknown_study_offers_the_nearest(write) -> None:
+    with pytest.raises(UserError, match="Did you mean 'quickstart'"):
+        load("quickstat")
+
+
+def test_a_factor_cannot_be_overruled_from_outside(write) -> None:
+    write(GOOD)
+    with pytest.raises(UserError, match="the factor 'stem'"):
+        plan(Override("stem", "conv6x6"))
+
+
+def test_a_class_count_that_the_data_has_not(write) -> None:
+    write(GOOD)
+    with pytest.raises(UserError, match=r"model\.classes=5 .* 3 classes: a, b, c"):
+        plan(Override("model.classes", 5))
+
+
+@pytest.mark.parametrize("study", yaml_names("sweeps"))
+def test_every_shipped_study_compiles(study: str) -> None:
+    overrides = [] if study == "quickstart" else [Override("data", "scenes")]
+    found = compile(load(study, overrides), describe)
+    assert len(found.replicates) >= 2
+    assert not found.duplicates
