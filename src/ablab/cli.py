@@ -318,7 +318,7 @@ def _compile(study: str, asked: list[Override]) -> Any:
     from ablab.study.study import load
 
     loaded = load(study, asked)
-    return compile(loaded, _describe(compose(loaded.base).resolved))
+    return compile(loaded, _describe(compose(loaded.expand()[0].overrides).resolved))
 
 
 def _config(compiled: Any) -> dict[str, Any]:

@@ -31,15 +31,19 @@ class Progress:
         if happening in ("start", "cached"):
             self._at += 1
         if happening == "start":
-            self._say(f"{stage.kind:<8} {self._names.get(stage.fingerprint, '')}: {stage.label}")
+            self._say(f"{stage.kind:<8} {self._name(stage)}{stage.label}")
             self._last = time.monotonic()
         elif happening == "progress" and time.monotonic() - self._last > self._every:
             self._last = time.monotonic()
             self._say(f"         {facts.get('message', '')}")
         elif happening == "failed":
-            self._say(f"FAILED   {self._names.get(stage.fingerprint, '')}: {stage.label}: {facts['reason']}")
+            self._say(f"FAILED   {self._name(stage)}{stage.label}: {facts['reason']}")
             if "traceback" in facts:
                 print(facts["traceback"], file=sys.stderr)
+
+    def _name(self, stage: Stage) -> str:
+        """Whose stage it is, where there is more than one variant."""
+        return f"{self._names[stage.fingerprint]}: " if len(self._plan.replicates) > 1 else ""
 
     def _say(self, text: str) -> None:
         seconds = int(time.monotonic() - self._started)
