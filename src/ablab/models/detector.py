@@ -94,31 +94,19 @@ def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module],
         raise UserError(f"{expected}; importing '{module_name}' failed: {error}") from error
     part_class = getattr(module, class_name, None)
     if not (inspect.isclass(part_class) and issubclass(part_class, nn.Module)):
-        classes = [
-            name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name
-        ]
+        classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
         raise UserError(f"{expected}; '{class_name}' is no Module there. {nearest(class_name, classes)}")
 
     takes = [
-        p
-        for p in inspect.signature(part_class).parameters.values()
-        if p.name not in ("in_channels", "in_strides")
+        p for p in inspect.signature(part_class).parameters.values() if p.name not in ("in_channels", "in_strides")
     ]
     if not any(p.kind is p.VAR_KEYWORD for p in takes):
         for key in keys:
             if key not in [p.name for p in takes]:
-                raise UserError(
-                    f"{group}.{key}: {class_name} has no such key. {nearest(key, (p.name for p in takes))}"
-                )
+                raise UserError(f"{group}.{key}: {class_name} has no such key. {nearest(key, (p.name for p in takes))}")
     for p in takes:
-        if (
-            p.default is p.empty
-            and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-            and p.name not in keys
-        ):
-            raise UserError(
-                f"{group}.{p.name}: {class_name} needs this key, found {', '.join(keys) or 'none'}"
-            )
+        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in keys:
+            raise UserError(f"{group}.{p.name}: {class_name} needs this key, found {', '.join(keys) or 'none'}")
     return part_class, keys
 
 
@@ -129,13 +117,11 @@ def fuse(detector: Detector) -> Detector:
     of computation; that is every BatchNorm of this package. Each fold takes 2c parameters away and adds c.
     """
     fused = copy.deepcopy(detector).eval()
-    for module in fused.modules():
+    for module in list(fused.modules()):
         if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
             continue
-        names = list(module._modules)
-        for first, second in pairwise(names):
-            conv, bn = module._modules[first], module._modules[second]
+        for (first, conv), (second, bn) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
-                module._modules[first] = fuse_conv_bn_eval(conv, bn)
-                del module._modules[second]
+                setattr(module, first, fuse_conv_bn_eval(conv, bn))
+                delattr(module, second)
     return fused

@@ -26,9 +26,7 @@ class Matches(NamedTuple):
     classes: Tensor  # (m,) int64
 
 
-def assign(
-    targets: Tensor, anchors: Tensor, stride: int, height: int, width: int, anchor_t: float
-) -> Matches:
+def assign(targets: Tensor, anchors: Tensor, stride: int, height: int, width: int, anchor_t: float) -> Matches:
     """Pairs the targets (n, 6) of a batch with the anchors (A, 2; px) of one level of height × width cells.
 
     An anchor answers for a truth when neither side is `anchor_t` times the other or more. It does so in the

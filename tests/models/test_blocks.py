@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ablab.errors import UserError
+from ablab.models.blocks import C3, Bottleneck, ConvBNAct, activation
+from ablab.models.spp import SPP, SPPF
+
+
+def params(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("i", "o", "n"), [(64, 64, 1), (512, 256, 3), (24, 40, 2)])
+def test_c3_has_as_many_bottlenecks_as_it_says(i, o, n):
+    h = o // 2
+    assert params(C3(i, o, count=n)) == 2 * (i * h + 2 * h) + (2 * h * o + 2 * o) + n * (10 * h * h + 4 * h)
+    assert len(C3(i, o, count=n).bottlenecks) == n
+
+
+def test_c3_width_is_the_hidden_share():
+    assert C3(32, 64, count=1, width=0.25).main.conv.out_channels == 16
+    with pytest.raises(UserError, match="width"):
+        C3(32, 64, count=1, width=0.01)
+
+
+def test_bottleneck_shortcut_adds_the_input():
+    torch.manual_seed(0)
+    block = Bottleneck(8, shortcut=True, activation="silu").eval()
+    x = torch.rand(1, 8, 5, 5)
+    with_input = block(x)
+    block.shortcut = False
+    torch.testing.assert_close(with_input, block(x) + x)
+
+
+def test_spp_and_sppf_are_the_same_to_the_bit():
+    torch.manual_seed(0)
+    a, b = SPP(16, 24).eval(), SPPF(16, 24).eval()
+    b.load_state_dict(a.state_dict())
+    for size in (1, 7, 20):
+        x = torch.randn(2, 16, size, size)
+        assert torch.equal(a(x), b(x))
+
+
+def test_activation_by_name():
+    x = torch.tensor([-2.0, 3.0])
+    assert activation("leaky_relu")(x.clone()).tolist() == pytest.approx([-0.2, 3.0])
+    assert activation("relu")(x.clone()).tolist() == [0.0, 3.0]
+    assert activation("silu")(x)[1].item() == pytest.approx(3 / (1 + 2.718281828**-3))
+    with pytest.raises(UserError, match="Did you mean 'silu'"):
+        ConvBNAct(1, 1, activation="silo")

@@ -1,0 +1,114 @@
+"""Parameters and convolution MACs to the unit, against counts of the original networks with 80 classes.
+
+Nothing is computed here: the networks live on torch's meta device, which knows shapes alone.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ablab.models.detector import build, fuse
+
+RECIPES = [  # overrides, parameters, parameters after folding every BatchNorm, {size: convolution MACs}
+    (["model=yolov5s_v5"], 7_276_605, 7_266_973, {640: 8_478_924_800}),
+    (["model=yolov5s"], 7_235_389, 7_225_885, {640: 8_216_780_800, 320: 2_054_195_200}),
+    (["model=yolov5n"], 1_872_157, 1_867_405, {640: 2_234_060_800}),
+    (
+        ["model=yolov5_lite_2021"],
+        1_625_469,
+        1_616_325,
+        {320: 633_943_200, 416: 1_071_364_008, 640: 2_535_772_800},
+    ),
+    (["model=v5lite_s"], 1_649_853, 1_640_629, {320: 486_231_200, 416: 821_730_728, 640: 1_944_924_800}),
+]
+
+LITE, V5S, V5LITE = "model=yolov5_lite_2021", "model=yolov5s_v5", "model=v5lite_s"
+SWITCHES = [  # overrides, parameters, {size: convolution MACs}
+    # the stem
+    ([V5S, "stem=conv6x6"], 7_276_605, {640: 8_478_924_800}),
+    ([V5S, "stem=conv3x3"], 7_274_013, {640: 8_213_504_000}),
+    ([LITE, "stem=focus"], 1_627_413, {320: 683_709_600}),
+    ([LITE, "stem=conv6x6"], 1_627_413, {320: 683_709_600}),
+    ([LITE, "model.stem=64"], 1_626_749, {320: 643_428_000, 416: 1_087_393_320, 640: 2_573_712_000}),
+    # counts of bottlenecks
+    ([V5S, "backbone.counts=[1,1,1,1]"], 6_865_469, {640: 7_430_348_800}),
+    ([V5S, "neck.c3.count=3"], 9_329_213, {640: 10_576_076_800}),
+    ([LITE, "neck.c3.count=3"], 1_955_197, {320: 838_743_200}),
+    # the tail of the classification network
+    (
+        [LITE, "backbone.conv5=true"],
+        2_174_333,
+        {320: 633_943_200 + 54_681_600, 416: 1_071_364_008 + 92_411_904, 640: 2_535_772_800 + 218_726_400},
+    ),
+    ([LITE, "backbone.conv5=true", "backbone.pool5=true"], 2_174_333, {320: 633_943_200 + 54_681_600}),
+    ([LITE, "backbone.pool5=true"], 1_625_469, {320: 633_943_200}),
+    # the widths behind the backbone
+    ([LITE, "neck=pan_c3"], 3_823_741, {320: 1_004_746_400, 416: 1_698_021_416, 640: 4_018_985_600}),
+    ([LITE, "neck=pan_c3", "head_prune.ratio=0.5"], 1_648_573, {320: 476_746_400, 416: 805_701_416}),
+    ([LITE, "head_prune.ratio=0.25"], 1_294_301, {320: 486_861_600, 416: 822_796_104, 640: 1_947_446_400}),
+    ([LITE, "head_prune.ratio=0.5"], 1_043_005, {320: 373_879_200, 416: 631_855_848, 640: 1_495_516_800}),
+    ([V5LITE, "head_prune.ratio=0"], 3_825_021, {320: 1_014_231_200, 416: 1_714_050_728}),
+    ([V5LITE, "neck=pan_c3_uniform", "head_prune.ratio=0"], 1_626_749, {320: 643_428_000}),
+]
+
+GRID = [  # depth, width, parameters, fused, convolution MACs at 640 px, of the v6.0 graph
+    (0.33, 0.25, 1_872_157, 1_867_405, 2_234_060_800),
+    (0.33, 0.375, 4_117_293, 4_110_165, 4_756_838_400),
+    (0.33, 0.50, 7_235_389, 7_225_885, 8_216_780_800),
+    (0.33, 0.75, 16_090_461, 16_076_205, 17_948_160_000),
+    (0.33, 1.00, 28_437_373, 28_418_365, 31_428_198_400),
+    (0.67, 0.25, 2_440_669, 2_434_541, 2_954_956_800),
+    (0.67, 0.50, 9_503_933, 9_491_677, 11_100_364_800),
+    (1.00, 0.375, 6_671_469, 6_660_213, 8_000_870_400),
+    (1.00, 0.50, 11_772_477, 11_757_469, 13_983_948_800),
+    (1.00, 1.00, 46_563_709, 46_533_693, 54_496_870_400),
+]
+
+
+def meta(config):
+    with torch.device("meta"):
+        return build(config)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("overrides", "params", "fused", "macs"), RECIPES, ids=lambda x: str(x)[:40])
+def test_recipe(parts, conv_macs, overrides, params, fused, macs):
+    detector = meta(parts(*overrides))
+    folded = fuse(detector)
+    assert count(detector) == params
+    assert count(folded) == fused
+    assert {size: conv_macs(detector, size) for size in macs} == macs
+    assert {size: conv_macs(folded, size) for size in macs} == macs
+
+
+@pytest.mark.parametrize(("overrides", "params", "macs"), SWITCHES, ids=lambda x: str(x)[:60])
+def test_switch(parts, conv_macs, overrides, params, macs):
+    detector = meta(parts(*overrides))
+    assert count(detector) == params
+    assert {size: conv_macs(detector, size) for size in macs} == macs
+
+
+@pytest.mark.parametrize(("depth", "width", "params", "fused", "macs"), GRID)
+def test_depth_and_width(parts, conv_macs, depth, width, params, fused, macs):
+    detector = meta(parts("model=yolov5s", f"model.depth={depth}", f"model.width={width}"))
+    assert (count(detector), count(fuse(detector))) == (params, fused)
+    assert conv_macs(detector, 640) == macs
+
+
+def test_the_article_profiles_both_stems_alike(parts, conv_macs):
+    """(16, 3, 640, 640) → (16, 64, 320, 320): 7,040 parameters for Focus and for the 6×6 convolution."""
+    for stem in ("focus", "conv6x6"):
+        detector = meta(parts("model=yolov5s", f"stem={stem}", "model.width=1.0"))
+        assert count(detector.stem) == 7_040
+        assert conv_macs(detector.stem, 640, batch=16) == 11_324_620_800
+        assert detector.stem(torch.zeros(16, 3, 640, 640, device="meta")).shape == (16, 64, 320, 320)
+
+
+def test_the_ladder_ends_at_v5lite_s(parts):
+    """YOLOv5s v5.0, one switch after another, becomes YOLOv5-Lite s."""
+    steps = ["stem=conv3x3_pool", "backbone=shufflenet_v2", "head_prune.ratio=0.5"]
+    assert count(meta(parts(V5S, *steps))) == 1_649_853
