@@ -16,8 +16,9 @@ TILE = 400  # px
 GAP = 6  # px
 
 
-def contact_sheet(dataset: Dataset, path: Path, count: int = 16) -> None:
-    """Write a PNG of `count` samples, spread evenly over the dataset, with their boxes and class names.
+def contact_sheet(dataset: Dataset, path: Path, count: int = 16) -> Path:
+    """Write a PNG of `count` samples, spread evenly over the dataset, with their boxes and class names;
+    returns its path.
 
     Crowd boxes are grey. UserError if an image cannot be read or `path` cannot be written.
     """
@@ -38,6 +39,7 @@ def contact_sheet(dataset: Dataset, path: Path, count: int = 16) -> None:
         path.write_bytes(data.tobytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
 
 
 def _tile(sample: Sample, names: tuple[str, ...]) -> NDArray[np.uint8]:

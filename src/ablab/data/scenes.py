@@ -235,7 +235,7 @@ def _stroke(canvas: NDArray[np.float32], config: dict[str, Any], rng: np.random.
     cv2.polylines(line, [fixed], False, 255, thickness, cv2.LINE_AA, 4)
     x, y, w, h = cv2.boundingRect(line)
     if w and h:  # else it ran out of the scene
-        _ink(canvas, line[y : y + h, x : x + w] / np.float32(255), x, y, config, rng)
+        _ink(canvas, (line[y : y + h, x : x + w] / 255).astype(np.float32), x, y, config, rng)
 
 
 def _fragment(

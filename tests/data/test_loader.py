@@ -1,0 +1,179 @@
+"""Batches: a pure function of seed and epoch, every image once, targets where the pixels are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ablab.data import loader as module
+from ablab.data.dataset import Dataset
+from ablab.data.letterbox import fit
+from ablab.data.loader import Batch, Loader, eval_batches
+from ablab.errors import UserError
+
+from .test_augment import OFF, ON
+
+PREPROCESS: dict[str, Any] = {
+    "resize": "letterbox",
+    "interpolation": "area",
+    "pad": 114,
+    "channels": "rgb",
+    "mean": [0, 0, 0],
+    "std": [255, 255, 255],
+}
+
+
+def make(dataset: Dataset, **changes: Any) -> Loader:
+    keys: dict[str, Any] = {"imgsz": 64, "batch": 3, "preprocess": PREPROCESS, "augment": ON, "seed": 0}
+    return Loader(dataset, **(keys | changes))
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        x.indices == y.indices and torch.equal(x.images, y.images) and torch.equal(x.targets, y.targets)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_an_epoch_depends_on_seed_and_number_alone(squares: Dataset) -> None:
+    first = make(squares)
+    for n in range(3):
+        list(first.epoch(n))
+    third = list(first.epoch(3))
+    assert same(third, list(make(squares).epoch(3)))
+    assert not same(third, list(first.epoch(2)))
+    assert not same(third, list(make(squares, seed=1).epoch(3)))
+
+
+def test_an_images_augmentation_does_not_depend_on_the_batch_size(squares: Dataset) -> None:
+    small = {i: b.images[k] for b in make(squares, batch=2).epoch(5) for k, i in enumerate(b.indices)}
+    large = {i: b.images[k] for b in make(squares, batch=7).epoch(5) for k, i in enumerate(b.indices)}
+    assert small.keys() == large.keys() == set(range(7))
+    assert all(torch.equal(small[i], large[i]) for i in small)
+
+
+def test_memory_makes_no_difference(squares: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = make(squares)
+    list(kept.epoch(0))
+    assert kept._cache is not None
+    assert len(kept._cache) == 7
+    monkeypatch.setattr(module, "free_memory", lambda: 4.0 * (7 * 64 * 64 * 3 - 1))
+    bare = make(squares)
+    assert bare._cache is None
+    assert same(list(kept.epoch(1)), list(bare.epoch(1)))
+
+
+def test_free_memory_is_plausible() -> None:
+    assert 2**24 < module.free_memory() < 2**50
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "sizes"),
+    [
+        (7, 3, [3, 4]),  # the last image joins the batch before it
+        (7, 2, [2, 2, 3]),
+        (7, 4, [4, 3]),
+        (6, 3, [3, 3]),
+        (7, 7, [7]),
+        (7, 6, [7]),
+        (3, 8, [3]),
+        (1, 8, [1]),
+        (4, 1, [1, 1, 1, 1]),
+    ],
+)
+def test_steps_and_batch_sizes(squares: Dataset, images: int, batch: int, sizes: list[int]) -> None:
+    loader = make(replace(squares, samples=squares.samples[:images]), batch=batch)
+    batches = list(loader.epoch(0))
+    assert len(loader) == len(batches)
+    assert [len(b.indices) for b in batches] == sizes
+    assert sorted(i for b in batches for i in b.indices) == list(range(images))
+
+
+def test_what_a_batch_is(squares: Dataset) -> None:
+    for batch in make(squares, imgsz=96).epoch(0):
+        n = len(batch.indices)
+        assert batch.images.shape == (n, 3, 96, 96)
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.targets.dtype == torch.float32
+        assert batch.targets.shape[1] == 6
+        assert (batch.targets[:, 0].diff() >= 0).all()
+        assert batch.targets[:, 0].max() < n
+        assert (batch.targets[:, 2:] >= 0).all()
+        assert (batch.targets[:, 2:] <= 96).all()
+        assert (batch.targets[:, 4:] - batch.targets[:, 2:4] >= 2).all()
+
+
+def test_without_augmentation_images_and_boxes_are_the_fitted_ones(squares: Dataset) -> None:
+    for batch in (*make(squares).epoch(0, augment=False), *make(squares, augment=None).epoch(0)):
+        for place, index in enumerate(batch.indices):
+            sample = squares.samples[index]
+            assert sample.pixels is not None
+            np.testing.assert_array_equal(batch.images[place].permute(1, 2, 0), sample.pixels)
+            mine = batch.targets[batch.targets[:, 0] == place]
+            expected = sample.boxes[~sample.crowd]  # crowd boxes are not trained on
+            np.testing.assert_array_equal(mine[:, 2:], expected)
+            np.testing.assert_array_equal(mine[:, 1], sample.classes[~sample.crowd])
+    assert same(list(make(squares, augment=OFF).epoch(0)), list(make(squares, augment=None).epoch(0)))
+
+
+def test_the_order_is_the_same_with_and_without_augmentation(squares: Dataset) -> None:
+    loader = make(squares)
+    assert [b.indices for b in loader.epoch(4)] == [b.indices for b in loader.epoch(4, augment=False)]
+
+
+def test_targets_lie_on_the_squares(squares: Dataset) -> None:
+    """Inside every augmented box the bright square, whatever was done to it."""
+    seen = 0
+    for n in range(4):
+        for batch in make(squares, augment={**ON, "hsv_v": 0.1}).epoch(n):
+            for place, _, x1, y1, x2, y2 in batch.targets.round().int().tolist():
+                assert batch.images[place, :, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].float().mean() > 185
+                seen += 1
+    assert seen > 20
+
+
+def test_bgr_swaps_the_channels(squares: Dataset) -> None:
+    rgb = next(make(squares).epoch(0)).images
+    bgr = next(make(squares, preprocess={**PREPROCESS, "channels": "bgr"}).epoch(0)).images
+    assert torch.equal(bgr, rgb[:, [2, 1, 0]])
+    with pytest.raises(UserError, match=r"preprocess\.channels: .*Did you mean 'rgb'"):
+        next(make(squares, preprocess={**PREPROCESS, "channels": "rgba"}).epoch(0))
+
+
+def test_images_without_boxes_make_empty_targets(squares: Dataset) -> None:
+    none = replace(
+        squares.samples[0],
+        boxes=np.zeros((0, 4), np.float32),
+        classes=np.zeros(0, np.int64),
+        crowd=np.zeros(0, np.bool_),
+        area=np.zeros(0),
+    )
+    (batch,) = make(replace(squares, samples=(none, none))).epoch(0)
+    assert batch.targets.shape == (0, 6)
+
+
+def test_a_bad_batch_size_is_told(squares: Dataset) -> None:
+    with pytest.raises(UserError, match=r"optim\.batch: 0"):
+        make(squares, batch=0)
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_evaluation_sees_every_image_once_in_order(coco_config: dict[str, Any], resize: str) -> None:
+    from ablab.data.dataset import load, read_image
+
+    dataset = load(coco_config, "train")
+    preprocess = {**PREPROCESS, "resize": resize}
+    batches = list(eval_batches(dataset, imgsz=64, batch=2, preprocess=preprocess))
+    assert [len(samples) for _, samples, _ in batches] == [2, 1]
+    assert [s for _, samples, _ in batches for s in samples] == list(dataset.samples)
+    for images, samples, placements in batches:
+        assert images.shape == (len(samples), 3, 64, 64)
+        for image, sample, placement in zip(images, samples, placements, strict=True):
+            expected, where = fit(read_image(sample), 64, 114, resize)
+            np.testing.assert_array_equal(image.permute(1, 2, 0), expected)
+            assert placement == where
