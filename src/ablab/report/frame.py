@@ -1,0 +1,55 @@
+"""MLflow's record as one table of numbers: a row for every variant, seed and input size that the study asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+NOT_RUN = "not run"
+
+
+def frame(study: Mapping[str, Any], children: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The study as `tracking.read` returns it, long form.
+
+    Columns: index, variant, model, levels (dict), imgsz, seed, status, reason, training, evaluation, versions,
+    fingerprints (kind -> list of fingerprints that belong to the row), and every metric that was taken by input size
+    (map50, flops, ...), NaN where it was not. A replicate that MLflow does not hold has its rows all the same, as
+    incomplete. Runs that the study no longer asks for are left out.
+    """
+    runs = {(_key(child["levels"]), str(child["seed"])): child for child in children}
+    rows = []
+    for variant in sorted(study["variants"], key=lambda variant: variant["index"]):
+        for imgsz in study["resolutions"]:
+            for seed in study["seeds"]:
+                row = {key: variant[key] for key in ("index", "model", "levels")} | {"variant": variant["name"]}
+                run = runs.get((_key(variant["levels"]), str(seed)))
+                rows.append(row | {"imgsz": imgsz, "seed": seed} | _facts(run, imgsz))
+    return pd.DataFrame(rows)
+
+
+def measured(row: Mapping[str, Any], metric: str) -> float | None:
+    """A metric of a row, None where it was not taken or is not a number."""
+    value = row.get(metric)
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _facts(run: Mapping[str, Any] | None, imgsz: int) -> dict[str, Any]:
+    if run is None:
+        nothing: dict[str, Any] = {"training": [], "evaluation": {}, "versions": {}, "fingerprints": {}}
+        return nothing | {"status": "incomplete", "reason": NOT_RUN}
+    facts = {key: run[key] for key in ("status", "training", "versions")}
+    facts |= {"reason": run["reason"] or "", "evaluation": run["evaluation"] or {}}  # pandas makes NaN of None
+    origins: dict[str, list[str]] = {}
+    for stage in run["fingerprints"]:
+        if stage["imgsz"] in (None, imgsz):
+            origins.setdefault(stage["kind"], []).append(stage["fingerprint"])
+    suffix = f"/{imgsz}"
+    metrics = {k.removesuffix(suffix): v for k, v in run["metrics"].items() if k.endswith(suffix)}
+    return {**metrics, **facts, "fingerprints": origins}
+
+
+def _key(levels: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((str(factor), str(level)) for factor, level in levels.items()))

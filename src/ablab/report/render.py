@@ -1,0 +1,192 @@
+"""Writes a study's report: table.md as a paper would print it, table.csv in full precision, and figures.
+
+A pure function of MLflow's params, metrics and tags. Nothing in it tells the time or the place, so the same record
+gives the same bytes on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablab import tracking
+from ablab.report import figures, table
+from ablab.report.frame import frame
+from ablab.report.rows import AP, Row, has_ap, rows
+from ablab.report.statistics import Estimate, seeds_needed
+
+
+def render(uri: str, study: str, folder: Path) -> Path:
+    """Write table.md, table.csv and figures/ into `folder`; returns the path of table.md.
+
+    Raises UserError where the study is not recorded.
+    """
+    facts, children = tracking.read(uri, study)
+    data = frame(facts, children)
+    found, evaluates = rows(facts, data), has_ap(data)
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    columns = table.columns(facts, found, evaluates)
+    cells = [[cell(row) for _, cell in columns] for row in found]
+    parts = [_opening(facts), table.markdown([header for header, _ in columns], cells)]
+    parts += [_notes(facts, found, data["versions"], evaluates)]
+    parts += [_pictures(uri, facts, children, found, folder)]
+    file = folder / "table.md"
+    file.write_text("\n".join(part for part in parts if part), encoding="utf-8", newline="\n")
+    csv = table.to_csv(facts, found, evaluates)
+    (folder / "table.csv").write_text(csv, encoding="utf-8", newline="\n")
+    return file
+
+
+def _opening(facts: Mapping[str, Any]) -> str:
+    lines = [f"# {facts['name']}", ""]
+    if facts["question"]:
+        lines += [" ".join(facts["question"].split()), ""]
+    told = [f"Design: {facts['design']}"]
+    if facts["factors"]:
+        levels = [f"{factor} ({', '.join(map(str, chosen))})" for factor, chosen in facts["factors"].items()]
+        told.append(f"of {', '.join(levels)}")
+    base = next((v for v in facts["variants"] if v["name"] == facts["baseline"]), None)
+    if base and base["levels"]:
+        told.append("against " + ", ".join(f"{factor} = {level}" for factor, level in base["levels"].items()))
+    return "\n".join([*lines, f"{' '.join(told)}. {_seeds(facts['seeds'])}.", ""])
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _notes(facts: Mapping[str, Any], found: list[Row], versions: Iterable[Mapping[str, str]], evaluates: bool) -> str:
+    notes = []
+    if evaluates:
+        notes += _statistics(facts, found)
+    notes.append(
+        "FLOPs = 2 × MACs as thop counts them, for one image, BatchNorm not folded; params: learnable; "
+        "size: all stored numbers (BatchNorm's statistics too) as fp16, MB = 10⁶ bytes."
+    )
+    if evaluates:
+        notes += [_evaluation(found, versions), *_training(found)]
+    notes += dict.fromkeys(f"{row.id}: {remark}." for row in found for remark in row.remarks)
+    return "".join(f"- {note}\n" for note in notes if note)
+
+
+def _statistics(facts: Mapping[str, Any], found: list[Row]) -> list[str]:
+    compared = [row for row in found if row.to_baseline]
+    if len(facts["seeds"]) == 1:
+        return ["One seed: no interval can be given, so no difference here is evidence."] if compared else []
+    interval = f"95 % t-intervals over {len(facts['seeds'])} seeds"
+    if not compared:
+        return [f"±: {interval}, in percentage points."]
+    notes = [
+        f"± and [ ]: {interval}. Δ: difference to the baseline in percentage points, paired by seed; intervals are "
+        "not corrected for how many of them there are."
+    ]
+    unclear = [text for row in compared if (text := _unclear(row, facts))]
+    if unclear:
+        notes.append(
+            f"{table.NO_EVIDENCE} The interval includes 0: no evidence of a difference. In brackets how many seeds "
+            f"would show one of the size and spread seen here. {'; '.join(unclear)}."
+        )
+    return notes
+
+
+def _unclear(row: Row, facts: Mapping[str, Any]) -> str:
+    """Which of a row's differences to the baseline are no evidence."""
+    told = [
+        f"{table.AP_NAMES[metric]}{_more(difference)}"
+        for metric in AP
+        if (difference := row.to_baseline.get(metric)) and difference.includes_zero
+    ]
+    return f"{_name(row, facts)}: {', '.join(told)}" if told else ""
+
+
+def _more(difference: Estimate) -> str:
+    needed = seeds_needed(difference)
+    return f" ({needed})" if needed else ""
+
+
+def _name(row: Row, facts: Mapping[str, Any]) -> str:
+    return row.id if len(facts["resolutions"]) == 1 else f"{row.id} at {row.imgsz} px"
+
+
+def _evaluation(found: list[Row], versions: Iterable[Mapping[str, str]]) -> str:
+    """On what, by what and under which settings AP was measured; each way, if rows differ in it."""
+    told: dict[str, list[str]] = {}
+    evaluators = sorted({v["hotcoco"] for v in versions if "hotcoco" in v})
+    for row in found:
+        if row.evaluation:
+            told.setdefault(_evaluated(row.evaluation), []).append(f"{row.id} at {row.imgsz} px")
+    by = f" (hotcoco {', '.join(evaluators)})" if evaluators else ""
+    start = f"mAP50 and mAP in percent: COCO's AP at IoU 0.50 and its mean over 0.50:0.95{by}"
+    if len(told) == 1:
+        return f"{start}, {next(iter(told))}."
+    return f"{start}. " + "; ".join(f"{', '.join(who)}: {how}" for how, who in told.items()) + "." if told else ""
+
+
+def _evaluated(evaluation: Mapping[str, Any]) -> str:
+    words = {
+        "conf": "score ≥ {}",
+        "iou": "NMS at IoU {}",
+        "max_nms": "at most {} candidates",
+        "max_det": "at most {} detections an image",
+    }
+    settings = evaluation["settings"]
+    told = [text.format(settings[key]) for key, text in words.items() if settings.get(key) is not None]
+    images = f" ({evaluation['images']} images)" if evaluation["images"] else ""
+    return ", ".join([f"on {evaluation['data']} {evaluation['split']}{images}", *told])
+
+
+def _training(found: list[Row]) -> list[str]:
+    """What training really did; said once if all rows did the same, else by variant."""
+    told: dict[str, dict[str, None]] = {}
+    for row in found:
+        if row.training:
+            told.setdefault(_trained(row.training), {})[row.id] = None
+    if len(told) == 1:
+        return [f"Training: {next(iter(told))}."]
+    return [f"Training of {', '.join(ids)}: {how}." for how, ids in told.items()]
+
+
+def _trained(phases: list[dict[str, Any]]) -> str:
+    epochs = ", then ".join(f"{phase['epochs']} epochs at {phase['imgsz']} px" for phase in phases)
+    told = [f"{epochs}, {sum(phase['steps'] for phase in phases)} steps in all"]
+    for key, words in (("images", "{} images"), ("batch", "batch {}"), ("optimizer", "{}"), ("lr", "peak rate {}")):
+        values = list(dict.fromkeys(phase[key] for phase in phases if phase.get(key) is not None))
+        told += [words.format(" / ".join(_plain(value) for value in values))] if values else []
+    precision = list(dict.fromkeys(phase["precision"] for phase in phases if phase.get("precision")))
+    shares = [phase["taken_over"] for phase in phases[1:] if phase.get("taken_over") is not None]
+    if shares:
+        told.append(f"weights taken over between phases {' / '.join(f'{100 * s:.0f} %' for s in shares)}")
+    return ", ".join(told + precision)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _pictures(
+    uri: str,
+    facts: Mapping[str, Any],
+    children: list[dict[str, Any]],
+    found: list[Row],
+    folder: Path,
+) -> str:
+    """Draw the figures there is something for; the Markdown that shows them."""
+    shown = []
+    if figures.tradeoff(found, facts["baseline"], folder / "figures" / "map50_vs_flops.png"):
+        shown.append("![mAP50 against FLOPs, with 95 % intervals](figures/map50_vs_flops.png)\n")
+    names = {row.variant: f"{row.id} {row.variant}" for row in found}
+    runs = [child for child in children if child["variant"] in names]
+    series: list[dict[str, list[figures.Points]]] = []
+    for metric in ("train/loss", "val/map50"):
+        histories = tracking.curves(uri, runs, metric)
+        by_variant: dict[str, list[figures.Points]] = {name: [] for name in names.values()}
+        for run in runs:
+            if run["run_id"] in histories:
+                by_variant[names[run["variant"]]].append(histories[run["run_id"]])
+        series.append(by_variant)
+    if figures.curves(series[0], series[1], folder / "figures" / "curves.png"):
+        shown.append("![Training loss and mAP50 on val by epoch](figures/curves.png)\n")
+    return "\n".join(shown)

@@ -1,0 +1,158 @@
+"""Replicates made one row: a variant at an input size, and what it differs by from the baseline.
+
+It fails closed. A row has a mean only if every seed that the study asks for is there, complete, and was trained and
+evaluated under the same settings as its row-mates; otherwise the row stays, with the reason in place of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ablab.report.frame import measured
+from ablab.report.statistics import Estimate, estimate, paired_difference
+
+AP = ("map50", "map")
+COSTS = ("flops", "thop_macs", "conv_macs", "params", "params_stored", "size_fp16_mb", "size_fp32_mb")
+OUTCOMES = ("taken_over", "diverged")  # in the record of a training, but not settings of it
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant at one input size, over its seeds. AP in [0, 1]; costs as profiled."""
+
+    index: int
+    id: str
+    variant: str
+    model: str
+    levels: dict[str, str]
+    imgsz: int
+    seeds: dict[int, str]  # seed -> status
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+    costs: dict[str, float]
+    scores: dict[str, dict[int, float]]  # metric -> seed -> value
+    fingerprints: dict[str, dict[int, list[str]]]  # kind of stage -> seed -> stages
+    training: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+    to_baseline: dict[str, Estimate] = field(default_factory=dict)
+    to_previous: dict[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        if "failed" in self.seeds.values():
+            return "failed"
+        return "incomplete" if self.problems else "complete"
+
+    def ap(self, metric: str) -> Estimate | None:
+        """The mean over seeds, None unless the row is complete."""
+        scores = self.scores[metric]
+        return estimate(list(scores.values())) if self.status == "complete" and scores else None
+
+
+def has_ap(data: pd.DataFrame) -> bool:
+    """Whether the study measures AP: False only where complete replicates show that it asks for costs alone."""
+    complete = any(data["status"] == "complete")
+    return not complete or any("evaluate" in origins for origins in data["fingerprints"])
+
+
+def rows(study: Mapping[str, Any], data: pd.DataFrame) -> list[Row]:
+    """The rows of a study's table, from its frame, by variant and then input size."""
+    width = max(2, len(str(max(len(study["variants"]) - 1, 0))))
+    evaluates = has_ap(data)
+    bare = [
+        _row(group, width, evaluates)
+        for _, group in sorted(data.groupby(["index", "imgsz"], sort=True), key=lambda item: item[0])
+    ]
+    indices = sorted({row.index for row in bare})
+    baseline = next((row.index for row in bare if row.variant == study["baseline"]), None)
+    at: dict[tuple[int | None, int], Row] = {(row.index, row.imgsz): row for row in bare}
+    compared = []
+    for row in bare:
+        place = indices.index(row.index)
+        previous = indices[place - 1] if place and study["design"] == "ladder" else None
+        compared.append(
+            Row(
+                **{**vars(row), "to_baseline": _differences(row, at.get((baseline, row.imgsz)))}
+                | {"to_previous": _differences(row, at.get((previous, row.imgsz)))}
+            )
+        )
+    return compared
+
+
+def _differences(row: Row, other: Row | None) -> dict[str, Estimate]:
+    """Paired differences of AP to another complete row, none to itself."""
+    if other is None or other.index == row.index or row.status != "complete" or other.status != "complete":
+        return {}
+    found = {metric: paired_difference(row.scores[metric], other.scores[metric]) for metric in AP}
+    return {metric: difference for metric, difference in found.items() if difference}
+
+
+def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
+    members: list[dict[str, Any]] = [{str(k): v for k, v in m.items()} for m in group.to_dict("records")]
+    first = members[0]
+    problems: dict[str, list[int]] = {}
+    remarks = []
+    scores: dict[str, dict[int, float]] = {metric: {} for metric in AP}
+    fingerprints: dict[str, dict[int, list[str]]] = {}
+    for member in members:
+        seed = member["seed"]
+        for kind, stages in member["fingerprints"].items():
+            fingerprints.setdefault(kind, {})[seed] = stages
+        for metric in AP:
+            if (value := measured(member, metric)) is not None:
+                scores[metric][seed] = value
+        if member["status"] != "complete":
+            reason = " ".join(member["reason"].split())
+            problems.setdefault(f"{member['status']}: {reason}" if reason else member["status"], []).append(seed)
+        else:
+            if member["reason"]:
+                remarks.append(f"seed {seed} {member['reason']}")
+            if evaluates and any(seed not in scores[metric] for metric in AP):
+                problems.setdefault(f"incomplete: no AP at {first['imgsz']} px", []).append(seed)
+    costs: dict[str, float] = {}
+    for cost in COSTS:
+        values = sorted({value for member in members if (value := measured(member, cost)) is not None})
+        if len(values) == 1:
+            costs[cost] = values[0]
+        elif values:
+            problems.setdefault(f"incomplete: seeds differ in {cost}", []).append(first["seed"])
+    complete = [member for member in members if member["status"] == "complete"]
+    for what in ("training", "evaluation"):
+        if any(_settings(member[what]) != _settings(complete[0][what]) for member in complete[1:]):
+            problems.setdefault(f"incomplete: seeds differ in the settings of {what}", []).extend(group["seed"])
+    return Row(
+        index=int(first["index"]),
+        id=f"{first['index']:0{width}d}",
+        variant=first["variant"],
+        model=first["model"],
+        levels={str(factor): str(level) for factor, level in first["levels"].items()},
+        imgsz=int(first["imgsz"]),
+        seeds={member["seed"]: member["status"] for member in members},
+        problems=tuple(_told(problem, seeds, len(members)) for problem, seeds in problems.items()),
+        remarks=tuple(remarks),
+        costs=costs,
+        scores=scores,
+        fingerprints=fingerprints,
+        training=next((member["training"] for member in complete), []),
+        evaluation=next((member["evaluation"] for member in complete if member["evaluation"]), {}),
+    )
+
+
+def _settings(facts: Any) -> Any:
+    """What was asked of a training or an evaluation; a training that diverged stopped early and is not compared."""
+    if isinstance(facts, list):
+        kept = [{k: v for k, v in phase.items() if k not in OUTCOMES} for phase in facts]
+        if any(phase.get("diverged") for phase in facts):
+            return [{k: v for k, v in phase.items() if k not in ("epochs", "steps")} for phase in kept]
+        return kept
+    return facts
+
+
+def _told(problem: str, seeds: list[int], of: int) -> str:
+    if len(seeds) == of:
+        return problem
+    return f"{problem} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} of {of})"

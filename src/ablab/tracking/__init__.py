@@ -1,0 +1,16 @@
+"""MLflow, the record of studies: nothing outside this package imports it.
+
+    record(study, uri)              write what the driver knows; twice is the same as once
+    read(uri, study)                the study and its runs, from params, metrics and tags alone
+    curves(uri, children, metric)   a metric's whole history
+    log_report(uri, study, folder)  put the rendered report beside the study
+    ui(uri, port)                   MLflow's pages on the loopback address
+
+One experiment a study, one parent run, one child run a variant and seed. Times are those of the stages.
+"""
+
+from ablab.tracking.read import curves, read
+from ablab.tracking.server import ui
+from ablab.tracking.write import log_report, record
+
+__all__ = ["curves", "log_report", "read", "record", "ui"]

@@ -1,0 +1,73 @@
+"""Reads a study back from MLflow: from params, metrics and tags alone, so that a record can be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from ablab.errors import UserError, nearest
+from ablab.tracking import runs
+from ablab.tracking.connect import connect, shown
+
+RUNS_PER_PAGE = 1000
+
+
+def read(uri: str, study: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A study's facts, and its current runs in the order of their names.
+
+    The facts: name, question, design, factors, baseline, seeds, resolutions, variants (index, name, levels, model),
+    git, run_id. A run: run_id, name, variant, model, levels, seed, status, reason, fingerprints, versions, training,
+    evaluation, and MLflow's params, (last) metrics and tags. There may be more runs than the study asks for now:
+    earlier sweeps under its name may have asked for others.
+
+    Raises UserError where the study is not recorded.
+    """
+    client = connect(uri, create=False)
+    experiment = client.get_experiment_by_name(study)
+    found = search(client, experiment.experiment_id) if experiment else []
+    parents = [run for run in found if run.data.tags["ablab.kind"] == "study"]
+    if not parents:
+        names = [e.name for e in client.search_experiments() if e.name != "Default"]
+        hint = nearest(study, names)
+        raise UserError(f"study={study}: nothing is recorded of it at tracking.uri={shown(uri)}. {hint}")
+    current = [run for run in found if run.data.tags.get("ablab.current") == "true" and run.info.status != "RUNNING"]
+    children = [
+        {
+            **runs.child(run.data.tags),
+            "run_id": run.info.run_id,
+            "name": run.info.run_name,
+            "params": dict(run.data.params),
+            "metrics": dict(run.data.metrics),
+            "tags": dict(run.data.tags),
+        }
+        for run in sorted(current, key=lambda run: (run.info.run_name, run.info.run_id))
+    ]
+    return runs.parent(parents[0].data.tags) | {"run_id": parents[0].info.run_id}, children
+
+
+def curves(uri: str, children: Iterable[Mapping[str, Any]], metric: str) -> dict[str, list[tuple[int, float]]]:
+    """The (step, value) points of a metric by run id, for those of `children` that have it."""
+    client = connect(uri, create=False)
+    wanted = [child["run_id"] for child in children if metric in child["metrics"]]
+    histories = {run_id: client.get_metric_history(run_id, metric) for run_id in wanted}
+    return {run_id: sorted((m.step, m.value) for m in history) for run_id, history in histories.items()}
+
+
+def search(client: MlflowClient, experiment: str) -> list[Run]:
+    """All runs that ablab wrote into the experiment, the oldest first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            max_results=RUNS_PER_PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        found += [run for run in page if run.data.tags.get("ablab.kind") in ("study", "replicate")]
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,201 @@
+"""Writes a study into MLflow.
+
+- A child is written once: its digest says so. Another result for the same levels and seed takes its place, and the
+  old run stays, tagged `ablab.current=false`. Only an incomplete one goes: its successor holds all that it held.
+- A run is finished last. One that a crash left RUNNING is written again if it is still wanted, else closed.
+- Only the client API with explicit run ids; nothing global, so other MLflow code in the process is left alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+
+from ablab.tracking import runs
+from ablab.tracking.connect import artifact_location, connect
+from ablab.tracking.read import read, search
+
+PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 900  # MLflow takes 100 params, and 1000 entities together
+STATUS = {"complete": "FINISHED", "failed": "FAILED", "incomplete": "KILLED"}
+
+
+def record(study: Mapping[str, Any], uri: str) -> None:
+    """Write the driver's study record; what MLflow holds of it already is left as it is.
+
+    Raises UserError that names tracking.uri where there is no MLflow.
+    """
+    client = connect(uri, create=True)
+    experiment = _experiment(client, study["name"], uri)
+    replicates = [runs.replicate(study, v, seeded) for v in study["variants"] for seeded in v["replicates"]]
+    found = search(client, experiment)
+    parent = _write_parent(client, experiment, study, replicates, found)
+    known: dict[str, list[Run]] = {}
+    for run in found:
+        if run.data.tags["ablab.kind"] == "replicate":
+            levels = runs.child(run.data.tags)["levels"]
+            known.setdefault(runs.identity(levels, run.data.tags["ablab.seed"]), []).append(run)
+    with tempfile.TemporaryDirectory() as scratch:
+        writer = _Writer(client, experiment, parent, Path(scratch))
+        for replicate in replicates:
+            writer.settle(replicate, known.pop(replicate.key, []))
+    for left in (run for others in known.values() for run in others if run.info.status == "RUNNING"):
+        _retire(client, left)
+
+
+def log_report(uri: str, study: str, folder: Path) -> None:
+    """Put the files of a rendered report beside the study's parent run. Raises UserError as `read` does."""
+    facts, _ = read(uri, study)
+    connect(uri, create=False).log_artifacts(facts["run_id"], str(folder))
+
+
+def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """The id of the study's experiment."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name, artifact_location=artifact_location(uri)))
+    if found.lifecycle_stage == "deleted":  # its name is taken all the same
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _write_parent(
+    client: MlflowClient,
+    experiment: str,
+    study: Mapping[str, Any],
+    replicates: list[runs.Replicate],
+    found: list[Run],
+) -> str:
+    """The study's parent run, made or brought up to date; its id."""
+    tags = runs.parent_tags(study)
+    parent = next((run for run in found if run.data.tags["ablab.kind"] == "study"), None)
+    if parent is None:
+        start = min((replicate.started for replicate in replicates), default=0)
+        parent = client.create_run(experiment, start, tags, run_name=study["name"])
+    else:
+        for stale in [key for key in parent.data.tags if key.startswith("ablab.study") and key not in tags]:
+            client.delete_tag(parent.info.run_id, stale)
+        _set_tags(client, parent, tags)
+    states = {replicate.status for replicate in replicates}
+    status = next((STATUS[state] for state in ("failed", "incomplete") if state in states), "FINISHED")
+    end = max((replicate.ended for replicate in replicates), default=0)
+    if (parent.info.status, parent.info.end_time) != (status, end):
+        client.set_terminated(parent.info.run_id, status, end)
+    return str(parent.info.run_id)
+
+
+class _Writer:
+    """Writes the children of one parent run."""
+
+    def __init__(self, client: MlflowClient, experiment: str, parent: str, scratch: Path) -> None:
+        self.client, self.experiment, self.parent, self.scratch = client, experiment, parent, scratch
+        self.picture: _Picture | None = None
+
+    def settle(self, replicate: runs.Replicate, others: list[Run]) -> None:
+        """Make `replicate` the one current run among `others`, the runs for its levels and seed."""
+        place = {  # may change without the result: where the run stands in its study
+            "mlflow.runName": replicate.name,
+            "mlflow.parentRunId": self.parent,
+            "ablab.index": replicate.tags["ablab.index"],
+            "ablab.current": "true",
+        }
+        same = [run for run in others if run.data.tags.get("ablab.digest") == replicate.digest]
+        kept = min(same, key=lambda run: run.info.status == "RUNNING", default=None)
+        for old in others:
+            if old is not kept:
+                _retire(self.client, old)
+        if kept is not None:
+            _set_tags(self.client, kept, place)
+        if kept is None or kept.info.status == "RUNNING":
+            self.write(replicate, place, kept)
+
+    def write(self, replicate: runs.Replicate, place: dict[str, str], opened: Run | None) -> None:
+        """Write one replicate, into the run that a crash left open if there is one: MLflow drops what it has."""
+        client = self.client
+        run = opened or client.create_run(
+            self.experiment, replicate.started, {**replicate.tags, **place}, run_name=replicate.name
+        )
+        params = [Param(key, value) for key, value in replicate.params.items()]
+        metrics = [Metric(*metric) for metric in replicate.metrics]
+        batches = max(-(-len(params) // PARAMS_PER_BATCH), -(-len(metrics) // METRICS_PER_BATCH))
+        for at in range(batches):
+            client.log_batch(
+                run.info.run_id,
+                metrics=metrics[at * METRICS_PER_BATCH : (at + 1) * METRICS_PER_BATCH],
+                params=params[at * PARAMS_PER_BATCH : (at + 1) * PARAMS_PER_BATCH],
+            )
+        if replicate.dataset:
+            facts = {key: value for key, value in replicate.dataset.items() if key != "context"}
+            context = InputTag("mlflow.data.context", replicate.dataset["context"])
+            client.log_inputs(run.info.run_id, [DatasetInput(Dataset(source_type="ablab", **facts), [context])])
+        self.write_files(replicate, run)
+        client.set_terminated(run.info.run_id, STATUS[replicate.status], replicate.ended)
+
+    def write_files(self, replicate: runs.Replicate, run: Run) -> None:
+        """config.yaml, and curves.png where something was trained."""
+        place = urlsplit(run.info.artifact_uri)
+        local = place.scheme == "file"  # the client asks the database anew for every run's place: half as fast
+        folder = Path(url2pathname(place.path)) if local else self.scratch
+        folder.mkdir(parents=True, exist_ok=True)
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        (folder / "config.yaml").write_text(yaml.dump(replicate.config, Dumper=dumper, sort_keys=False))
+        picture = folder / "curves.png"
+        picture.unlink(missing_ok=True)
+        if replicate.curve:
+            self.picture = self.picture or _Picture()
+            self.picture.draw(replicate.curve, picture)
+        if not local:
+            self.client.log_artifacts(run.info.run_id, str(folder))
+
+
+def _retire(client: MlflowClient, run: Run) -> None:
+    """Mark a run as no longer the result for its levels and seed."""
+    _set_tags(client, run, {"ablab.current": "false"})
+    if run.info.status == "RUNNING":
+        client.set_terminated(run.info.run_id, "KILLED", run.info.start_time)
+    if run.data.tags["ablab.status"] == "incomplete":
+        client.delete_run(run.info.run_id)
+
+
+def _set_tags(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+    changed = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
+    if changed:
+        client.log_batch(run.info.run_id, tags=changed)
+
+
+class _Picture:
+    """Loss and AP by epoch. One figure for all runs and few texts: a usual one takes longer than all the rest."""
+
+    def __init__(self) -> None:
+        from matplotlib.figure import Figure  # half a second, only for studies that train
+        from matplotlib.ticker import MaxNLocator
+
+        self.figure = Figure(figsize=(4, 2.4), dpi=100)
+        left = self.figure.subplots(gridspec_kw={"left": 0.16, "right": 0.83, "bottom": 0.2, "top": 0.95})
+        right = left.twinx()
+        left.set_xlabel("epoch")
+        left.set_ylabel("training loss", color="C0")
+        right.set_ylabel("mAP50 (–), mAP (--)", color="C1")
+        self.lines = {
+            "train/loss": left.plot([], color="C0")[0],
+            "val/map50": right.plot([], color="C1")[0],
+            "val/map": right.plot([], color="C1", linestyle="--")[0],
+        }
+        for axis in (left.xaxis, left.yaxis, right.yaxis):
+            axis.set_major_locator(MaxNLocator(3, integer=axis is left.xaxis))
+
+    def draw(self, curve: runs.Curve, file: Path) -> None:
+        for name, line in self.lines.items():
+            line.set_data(*zip(*curve[name], strict=True) if name in curve else ((), ()))
+            line.set_marker("." if len(curve.get(name, ())) == 1 else "")
+        for axes in self.figure.axes:
+            axes.relim()
+            axes.autoscale_view()
+        self.figure.savefig(file)
