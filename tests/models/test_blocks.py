@@ -25,6 +25,15 @@ def test_c3_width_is_the_hidden_share():
         C3(32, 64, count=1, width=0.01)
 
 
+def test_c3_joins_main_branch_first():
+    torch.manual_seed(0)
+    block, x = C3(6, 8, count=1).eval(), torch.rand(1, 6, 4, 4)
+    with torch.no_grad():
+        block.join.conv.weight.copy_(torch.eye(8).view(8, 8, 1, 1))
+    joined = block.join.act(torch.cat((block.bottlenecks(block.main(x)), block.side(x)), 1))
+    torch.testing.assert_close(block(x), joined, rtol=1e-4, atol=1e-4)
+
+
 def test_bottleneck_shortcut_adds_the_input():
     torch.manual_seed(0)
     block = Bottleneck(8, shortcut=True, activation="silu").eval()

@@ -180,6 +180,8 @@ def test_a_part_may_live_in_the_users_module(parts, tmp_path, monkeypatch):
             build(config | {"stem": {"_target_": "my_parts.Silent", "channels": 8}})
         with pytest.raises(UserError, match="Did you mean 'Patch'"):
             build(config | {"stem": {"_target_": "my_parts.Pach", "channels": 8}})
+        with pytest.raises(UserError, match=r"head Patch: .* lacks classes, loss, decode"):
+            build(config | {"head": {"_target_": "my_parts.Patch", "channels": 8}})
     finally:
         sys.modules.pop("my_parts", None)
 

@@ -75,6 +75,8 @@ def build(parts: Mapping[str, Any]) -> Detector:
                 f"found {channels} and {strides}"
             )
         made[group], before = part, name
+    if missing := [name for name in ("classes", "loss", "decode") if not hasattr(made["head"], name)]:
+        raise UserError(f"{before}: a head has classes, loss and decode, this one lacks {', '.join(missing)}")
     detector = Detector(**made)
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -118,7 +120,7 @@ def fuse(detector: Detector) -> Detector:
     """
     fused = copy.deepcopy(detector).eval()
     for module in list(fused.modules()):
-        if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        if type(module).forward is not nn.Sequential.forward:
             continue
         for (first, conv), (second, bn) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):

@@ -161,7 +161,8 @@ def test_anchors_are_no_weights():
     [
         ({"strides": (8, 16, 32)}, r"anchors for 2 .*\[8, 16, 32\]"),
         ({"balance": (1.0, 1.0, 1.0)}, "balance for 3"),
-        ({"anchors": [[[1, 2]], [[1, 2], [3, 4]]]}, "same|as many"),
+        ({"anchors": [[[1, 2]], [[1, 2], [3, 4]]]}, "as many"),
+        ({"anchors": [[1, 2, 3, 4], [1, 2, 3, 4]]}, "pairs"),
         ({"classes": 0}, "classes"),
         ({"classes": None}, "model.classes"),
     ],

@@ -16,9 +16,9 @@ class AnchorHead(nn.Module):
 
     `anchors` lists (width, height) in px of the network input for every level, the same number on each.
     Gains `box`, `obj`, `cls` multiply the losses as they stand, and `balance` the objectness of each level.
-    YOLOv5's trainer also scales them by 3/levels, by classes/80 (cls) and by (imgsz/640)² (obj): nothing of
-    that happens here, so that a number in the file is the number that acts. `anchor_t` is the largest ratio
-    of sides at which an anchor still answers for a truth.
+    YOLOv5's trainer also scales them by classes/80 (cls), which is the YAML's business, and by 3/levels and
+    (imgsz/640)² (obj), which is not done: what the resolved configuration says is what acts. An anchor answers
+    for a truth unless a side is `anchor_t` times the other or more.
 
     Raises UserError when the levels of `anchors` or `balance` differ from the neck's.
     """
@@ -45,19 +45,23 @@ class AnchorHead(nn.Module):
                 f"anchors for {len(anchors)} and balance for {len(balance)} levels were given; "
                 f"the maps that come have the strides {in_strides}"
             )
-        if len({len(level) for level in anchors}) != 1 or any(len(wh) != 2 for lv in anchors for wh in lv):
+        try:
+            sizes = torch.tensor(anchors, dtype=torch.float32)
+        except (TypeError, ValueError):  # levels of different lengths
+            sizes = torch.empty(0)
+        if sizes.dim() != 3 or sizes.shape[2] != 2:
             raise UserError(f"anchors must be as many [width, height] pairs on every level, found {anchors}")
         if not isinstance(classes, int) or classes < 1:
             raise UserError(f"classes (model.classes) must be a whole number from 1 on, found {classes}")
         self.classes = classes
-        self.per_cell = len(anchors[0])
+        self.per_cell = sizes.shape[1]
         self.anchor_t = anchor_t
         self.gains = {"box": box, "obj": obj, "cls": cls}
         self.balance = list(balance)
         self.out_channels = [self.per_cell * (5 + classes)] * len(in_channels)
         self.out_strides = list(in_strides)
         # Configuration, not weights: kept out of the state dict, so that other anchors load the same weights.
-        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)
+        self.register_buffer("anchors", sizes, persistent=False)
         self.convs = nn.ModuleList(
             nn.Conv2d(width, out, 1) for width, out in zip(in_channels, self.out_channels, strict=True)
         )

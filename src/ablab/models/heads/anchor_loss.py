@@ -115,7 +115,8 @@ def anchor_loss(
         box = box + (1 - iou).sum() / count
 
         logits = predictions[:, 4].float()
-        truth = torch.zeros_like(logits).scatter_reduce(0, match.rows, iou.detach().clamp(min=0), "amax")
+        truth = torch.zeros_like(logits)  # the least a match can want, too: CIoU may be negative
+        truth = truth.scatter_reduce(0, match.rows, iou.detach(), "amax")
         obj = obj + weight * binary_cross_entropy_with_logits(logits, truth)
 
         if classes > 1:
