@@ -32,6 +32,11 @@ def test_channels_by_hand(base: int, width: float, prune: float, expected: int) 
     assert scaled_channels(base, width, prune) == expected
 
 
+def test_a_class_gain_grows_with_the_number_of_classes_as_in_yolov5() -> None:
+    gains = [compose([f"model.classes={n}"]).resolved["head"]["cls"] for n in (80, 3)]
+    assert gains == [0.5, pytest.approx(0.01875)]
+
+
 def test_repeats_round_as_python_does_and_never_reach_zero() -> None:
     assert [scaled_repeats(n, 0.33) for n in (1, 3, 6, 9)] == [1, 1, 2, 3]
     assert ceil8(464) == 464

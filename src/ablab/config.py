@@ -96,8 +96,17 @@ def scaled_repeats(count: int, depth: float) -> int:
     return max(round(count * depth), 1)
 
 
+def scaled_gain(gain: float, classes: int | None) -> float:
+    """A classification gain given at COCO's 80 classes, for another number of them (YOLOv5: in proportion).
+
+    Until the data has told the number of classes (null) it is the gain at 80.
+    """
+    return gain if classes is None else gain * classes / 80
+
+
 OmegaConf.register_new_resolver("channels", scaled_channels, replace=True)
 OmegaConf.register_new_resolver("repeats", scaled_repeats, replace=True)
+OmegaConf.register_new_resolver("class_gain", scaled_gain, replace=True)
 
 
 # ---------------------------------------------------------------------------------------------- overrides
