@@ -122,7 +122,7 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
             problems.setdefault(f"incomplete: seeds differ in {cost}", []).append(first["seed"])
     complete = [member for member in members if member["status"] == "complete"]
     for what in ("training", "evaluation"):
-        if any(_settings(member[what]) != _settings(complete[0][what]) for member in complete[1:]):
+        if not all(_same_settings(complete[0][what], member[what]) for member in complete[1:]):
             problems.setdefault(f"incomplete: seeds differ in the settings of {what}", []).extend(group["seed"])
     return Row(
         index=int(first["index"]),
@@ -142,14 +142,15 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
     )
 
 
-def _settings(facts: Any) -> Any:
-    """What was asked of a training or an evaluation; a training that diverged stopped early and is not compared."""
-    if isinstance(facts, list):
-        kept = [{k: v for k, v in phase.items() if k not in OUTCOMES} for phase in facts]
-        if any(phase.get("diverged") for phase in facts):
-            return [{k: v for k, v in phase.items() if k not in ("epochs", "steps")} for phase in kept]
-        return kept
-    return facts
+def _same_settings(ours: Any, theirs: Any) -> bool:
+    """Whether two trainings (lists of phases) or two evaluations were asked for the same."""
+    if not isinstance(ours, list) or not isinstance(theirs, list):
+        return bool(ours == theirs)
+    outcomes: tuple[str, ...] = OUTCOMES
+    if any(phase.get("diverged") for phase in ours + theirs):
+        outcomes += ("epochs", "steps")  # it stopped early
+    asked = [[{k: v for k, v in phase.items() if k not in outcomes} for phase in run] for run in (ours, theirs)]
+    return asked[0] == asked[1]
 
 
 def _told(problem: str, seeds: list[int], of: int) -> str:

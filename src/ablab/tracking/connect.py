@@ -6,8 +6,6 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,44 +16,47 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from ablab.errors import UserError
+from ablab.errors import UserError, nearest
 
 for _name in ("alembic", "mlflow"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
+SERVERS, DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
+SCHEMES = (*SERVERS, *DATABASES, "databricks")
+EXAMPLES = "Expected e.g. sqlite:///.ablab/mlflow.db or http://host:5000"
 REACH_SECONDS = 5  # how long a server may take to answer at all
 
 
 def connect(uri: str, create: bool) -> MlflowClient:
-    """A client that has been answered once. Asked first by ourselves: MLflow retries for minutes."""
+    """A client that has been answered once. We ask first ourselves, because MLflow retries for minutes.
+
+    create: make the SQLite file where there is none. Raises UserError that names tracking.uri.
+    """
     scheme = urlsplit(uri).scheme.partition("+")[0]
-    with _told(uri):
-        if scheme in ("http", "https"):
+    if scheme not in SCHEMES:
+        raise UserError(
+            f"tracking.uri={uri}: '{scheme}' is no place for a record. {nearest(scheme, SCHEMES)} {EXAMPLES}"
+        )
+    try:
+        if scheme in SERVERS:
             _ask_server(uri)
-        elif scheme in ("sqlite", "postgresql", "mysql", "mssql"):
+        elif scheme in DATABASES:
             _ask_database(uri, create)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
         return client
-
-
-@contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Turns what goes wrong in reaching MLflow into one message."""
-    try:
-        yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError) as error:
-        why = getattr(error, "orig", None) or getattr(error, "reason", None) or error
-        text = str(why).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"tracking.uri={shown(uri)}: no MLflow there ({text[0]}). "
-            "Expected e.g. sqlite:///.ablab/mlflow.db or http://host:5000"
-        ) from None
+        why = str(getattr(error, "orig", None) or getattr(error, "reason", None) or error).strip()
+        first = (why.splitlines() or [type(error).__name__])[0]
+        raise UserError(f"tracking.uri={shown(uri)}: no MLflow there ({first}). {EXAMPLES}") from None
 
 
 def _ask_server(uri: str) -> None:
-    with suppress(urllib.error.HTTPError):  # it answers; whether it is an MLflow the first call will tell
+    try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise  # MLflow would try again and again; anything else it can tell better itself
 
 
 def _ask_database(uri: str, create: bool) -> None:
@@ -72,8 +73,12 @@ def _ask_database(uri: str, create: bool) -> None:
     elif url.get_backend_name() in ("postgresql", "mysql"):
         options["connect_timeout"] = REACH_SECONDS
     engine = sqlalchemy.create_engine(url, connect_args=options)
-    sqlalchemy.inspect(engine).get_table_names()
+    tables = sqlalchemy.inspect(engine).get_table_names()
     engine.dispose()
+    if url.get_backend_name() == "sqlite" and tables and "experiments" not in tables:  # MLflow would add its own
+        raise UserError(
+            f"tracking.uri={uri}: a database of something else (tables {', '.join(tables[:3])}). {EXAMPLES}"
+        )
 
 
 def shown(uri: str) -> str:
@@ -84,9 +89,9 @@ def shown(uri: str) -> str:
 
 def artifact_location(uri: str) -> str | None:
     """Where files of runs go: beside an SQLite file, under .ablab for other databases; None: a server decides."""
-    if urlsplit(uri).scheme in ("http", "https", "databricks"):
+    if urlsplit(uri).scheme.partition("+")[0] not in DATABASES:
         return None
-    url = sqlalchemy.engine.make_url(uri) if ":/" in uri else None
-    database = url.database if url is not None and url.get_backend_name() == "sqlite" else None
+    url = sqlalchemy.engine.make_url(uri)
+    database = url.database if url.get_backend_name() == "sqlite" else None
     folder = Path(database).parent if database else Path(".ablab")
     return (folder.resolve() / "mlartifacts").as_uri()
