@@ -90,6 +90,15 @@ def test_scaling_agrees_with_opencvs_affine_warp(smooth: np.ndarray, factor: flo
     np.testing.assert_allclose(boxes, BOXES * factor + np.tile(offset, 2), atol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [0.71, 0.508, 0.9])
+def test_boxes_move_by_what_whole_pixels_allow(factor: float) -> None:
+    """The box of the whole image stays exactly around it, though 64 times the factor is no whole number."""
+    white = np.full((64, 64, 3), 255, np.uint8)
+    image, boxes = affine(white, np.array([[0, 0, 64, 64]], np.float32), factor, np.array([1.3, -2.4]), 0)
+    rows, columns = (np.flatnonzero(image[..., 0].any(axis)) for axis in (1, 0))
+    assert boxes[0].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
 def test_boxes_follow_the_pixels_at_any_draw() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     image[24:40, 20:44] = 255

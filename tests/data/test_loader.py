@@ -49,6 +49,18 @@ def test_an_epoch_depends_on_seed_and_number_alone(squares: Dataset) -> None:
     assert not same(third, list(make(squares, seed=1).epoch(3)))
 
 
+def test_order_and_augmentation_both_change_with_seed_and_epoch(squares: Dataset) -> None:
+    def order(seed: int, n: int) -> list[int]:
+        return [i for b in make(squares, seed=seed).epoch(n) for i in b.indices]
+
+    def first_image(seed: int, n: int) -> torch.Tensor:
+        return next(b.images[b.indices.index(0)] for b in make(squares, seed=seed).epoch(n) if 0 in b.indices)
+
+    runs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len({tuple(order(*run)) for run in runs}) == 4
+    assert len({first_image(*run).numpy().tobytes() for run in runs}) == 4
+
+
 def test_an_images_augmentation_does_not_depend_on_the_batch_size(squares: Dataset) -> None:
     small = {i: b.images[k] for b in make(squares, batch=2).epoch(5) for k, i in enumerate(b.indices)}
     large = {i: b.images[k] for b in make(squares, batch=7).epoch(5) for k, i in enumerate(b.indices)}

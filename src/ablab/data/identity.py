@@ -23,7 +23,7 @@ from ablab.errors import UserError
 if TYPE_CHECKING:
     from ablab.data.dataset import Dataset
 
-Stamp = list[int] | None  # size in bytes and mtime in ns; None: not there
+Stamp = tuple[int, int] | None  # size in bytes and mtime in ns; None: not there
 
 
 def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
@@ -39,23 +39,27 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
 
     began = time.time_ns()
     remembered = _remembered(cache)
-    key = _sha(_canonical([config, os.getcwd(), _readers()]))
-    entry = remembered["datasets"].get(key)
-    if entry and all(_stamp(path) == stamp for path, stamp in entry["stamps"].items()):
+    key = _sha(_canonical([config, os.getcwd()]))
+    entry = remembered.get(key)
+    if entry and entry["readers"] == _readers() and _unchanged(entry["files"]):
         description: dict[str, Any] = entry["description"]
         return description
 
     from ablab.data.dataset import load, splits
 
-    files = remembered["files"]
+    known = {path: file for other in remembered.values() for path, file in other["files"].items()}
     datasets = {split: load(config, split) for split in splits(config)}
     if not datasets:
         raise UserError(f"data: no split is given, expected train, val or test in {config}")
     _same_classes(datasets)
-    used: dict[str, Stamp] = {}
+    files: dict[str, list[Any] | None] = {}
     for dataset in datasets.values():
-        for path in [*dataset.sources, *(s.path for s in dataset.samples if s.path)]:
-            used[str(path)] = _stamp(path)
+        for source in dataset.sources:
+            stamp = _stamp(source)
+            files[str(source)] = [*stamp, None] if stamp else None
+        for sample in dataset.samples:
+            if sample.path:
+                files[str(sample.path)] = _hashed(sample.path, known)
     description = {
         "names": list(next(iter(datasets.values())).names),
         "digest": _digest(datasets, files),
@@ -64,37 +68,41 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
             for split, d in datasets.items()
         },
     }
-    if all(stamp is None or stamp[1] < began for stamp in used.values()):  # else it changed while it was being read
-        remembered["datasets"][key] = {"stamps": used, "description": description}
+    if all(file is None or file[1] < began for file in files.values()):  # else it changed while it was being read
+        remembered[key] = {"readers": _readers(), "files": files, "description": description}
         _remember(cache, remembered)
     return description
 
 
-def _digest(datasets: dict[str, Dataset], files: dict[str, list[Any]]) -> str:
+def _digest(datasets: dict[str, Dataset], files: dict[str, list[Any] | None]) -> str:
     whole = hashlib.sha256()
     for split, dataset in datasets.items():
         whole.update(_canonical([split, dataset.names, dataset.category_ids]))
         for s in dataset.samples:
-            image = _file_digest(s.path, files) if s.path else None
-            whole.update(_canonical([s.id, s.name, s.width, s.height, image, len(s.boxes)]))
+            file = files[str(s.path)]
+            whole.update(_canonical([s.id, s.name, s.width, s.height, file and file[2], len(s.boxes)]))
             for column, kind in ((s.boxes, "<f4"), (s.classes, "<i8"), (s.crowd, "|b1"), (s.area, "<f8")):
                 whole.update(column.astype(kind).tobytes())
     return whole.hexdigest()
 
 
-def _file_digest(path: Path, files: dict[str, list[Any]]) -> str:
-    """SHA-256 of a file's bytes, from `files` if its size and time are those it had then."""
+def _hashed(path: Path, known: dict[str, list[Any] | None]) -> list[Any]:
+    """[size, mtime, SHA-256 of the bytes] of a file, from `known` if size and time are those it had then."""
     stamp = _stamp(path)
-    known = files.get(str(path))
-    if known and known[0] == stamp:
-        return str(known[1])
+    before = known.get(str(path))
+    if before and before[2] and stamp == tuple(before[:2]):
+        return before
     try:
         with open(path, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: the image file cannot be read: {error.strerror}") from None
-    files[str(path)] = [stamp, digest]
-    return digest
+    assert stamp, "a file that was read is there"
+    return [*stamp, digest]
+
+
+def _unchanged(files: dict[str, list[Any] | None]) -> bool:
+    return all(_stamp(path) == (file and (file[0], file[1])) for path, file in files.items())
 
 
 def _same_classes(datasets: dict[str, Dataset]) -> None:
@@ -119,7 +127,7 @@ def _stamp(path: str | Path) -> Stamp:
         status = os.stat(path)
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return status.st_size, status.st_mtime_ns
 
 
 def _sha(content: bytes) -> str:
@@ -131,16 +139,16 @@ def _canonical(value: Any) -> bytes:
 
 
 def _remembered(cache: Path | None) -> dict[str, Any]:
-    """What the cache file holds; nothing if it is not there or was damaged: it can always be made again."""
-    empty: dict[str, Any] = {"datasets": {}, "files": {}}
-    if cache is None:
-        return empty
+    """{key: {"readers", "files": {path: [size, mtime, SHA-256 of an image] or None}, "description"}} from the cache.
+
+    Nothing if it is not there or was damaged: it can always be made again.
+    """
     try:
-        content = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return empty
-    whole = isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in empty)
-    return content if whole else empty
+        content = json.loads(cache.read_text(encoding="utf-8")) if cache else {}
+        whole = all(entry.keys() == {"readers", "files", "description"} for entry in content.values())
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return dict(content) if whole else {}
 
 
 def _remember(cache: Path | None, content: dict[str, Any]) -> None:
