@@ -1,0 +1,1 @@
+"""Evaluation: a detector's boxes on a dataset, and their average precision."""

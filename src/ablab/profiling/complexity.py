@@ -1,0 +1,77 @@
+"""Counts: parameters, multiply-accumulates by thop and exactly, file sizes; as trained and with BatchNorm
+folded.
+
+Two counts of MACs stand side by side because they differ. conv_macs is exact for convolutions and ignores the
+rest. thop 0.1 counts convolutions (without their biases) and linear layers, 4 per element of an affine
+BatchNorm, 1 per output element of a nearest upsampling (11 bilinear), average pooling and softmax; ReLU,
+LeakyReLU, max pooling count 0, and what it has no rule for (SiLU, Hardswish, functional calls) counts
+nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablab.models.detector import fuse
+
+
+def profile(detector: nn.Module, imgsz: int) -> dict[str, Any]:
+    """The cost of one `imgsz` px image: the profile stage's numbers. `detector` stays as it is.
+
+    flops = 2 × thop_macs. params are learnable ones; params_stored adds BatchNorm's running means and
+    variances, what a weights file holds. *_fused: after folding BatchNorm into the convolutions. Sizes in MB
+    (10⁶ bytes).
+    """
+    numbers: dict[str, Any] = {"imgsz": imgsz}
+    numbers |= _macs(detector, imgsz, "")
+    numbers["params"] = sum(p.numel() for p in detector.parameters())
+    numbers["params_stored"] = stored = numbers["params"] + _statistics(detector)
+    fused = fuse(detector)  # type: ignore[arg-type]
+    numbers |= _macs(fused, imgsz, "_fused")
+    numbers["params_fused"] = sum(p.numel() for p in fused.parameters())
+    return numbers | {"size_fp32_mb": stored * 4 / 1e6, "size_fp16_mb": stored * 2 / 1e6}
+
+
+def _macs(detector: nn.Module, imgsz: int, suffix: str) -> dict[str, int]:
+    """Both counts, on the meta device (shapes without arithmetic) where every part can, else on a real
+    image."""
+    try:
+        thop_macs, conv_macs = _count(detector, imgsz, "meta")
+    except (RuntimeError, NotImplementedError):  # a part that computes with values
+        thop_macs, conv_macs = _count(detector, imgsz, "cpu")
+    return {f"thop_macs{suffix}": thop_macs, f"flops{suffix}": 2 * thop_macs, f"conv_macs{suffix}": conv_macs}
+
+
+def _count(detector: nn.Module, imgsz: int, device: str) -> tuple[int, int]:
+    import setuptools  # noqa: F401  (thop imports distutils, which setuptools provides from Python 3.12 on)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import thop
+
+    counted = copy.deepcopy(detector).to(device).eval()  # thop leaves buffers in the modules it has seen
+    conv_macs = 0
+
+    def add(module: nn.Conv2d, _: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal conv_macs
+        conv_macs += out.numel() * module.weight[0].numel()
+
+    for module in counted.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(add)
+    image = torch.zeros(1, 3, imgsz, imgsz, device=device)
+    thop_macs, _ = thop.profile(counted, inputs=(image,), verbose=False)
+    return int(thop_macs), conv_macs
+
+
+def _statistics(detector: nn.Module) -> int:
+    """How many running means and variances the normalisation layers store."""
+    buffers = (
+        m.get_buffer(name) for m in detector.modules() for name in ("running_mean", "running_var") if hasattr(m, name)
+    )
+    return sum(buffer.numel() for buffer in buffers if buffer is not None)

@@ -1,0 +1,55 @@
+"""The evaluate stage: COCO AP of a training's weights at one input size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ablab.compute import check_size
+from ablab.data import dataset
+from ablab.evaluation import ap
+from ablab.evaluation.predict import predict
+from ablab.models.detector import build
+from ablab.stages.train import check_classes
+from ablab.training import weights
+
+
+def run(
+    config: dict[str, Any],
+    inputs: dict[str, Path],
+    out: Path,
+    work: Path,
+    emit: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Write detections.json (COCO results, the file's category ids) and curves.json (precision over recall).
+
+    Numbers: those of ablab.evaluation.ap.evaluate, with imgsz, images and detections (how many). Raises
+    UserError for weights, classes or sizes that do not fit.
+    """
+    imgsz = config["imgsz"]
+    data = dataset.load(config["data"], config["split"])
+    detector = build(config)
+    check_size(imgsz, detector.max_stride)
+    check_classes(detector, data)
+    weights.load(detector, inputs["weights"])
+    detections = predict(
+        detector,
+        data,
+        imgsz=imgsz,
+        preprocess=config["preprocess"],
+        eval_config=config["eval"],
+        engine=config["engine"],
+    )
+    (out / "detections.json").write_text(json.dumps(detections, separators=(",", ":")))
+    emit(
+        {
+            "message": f"{len(detections)} detections on {len(data.samples)} images",
+            "detections": len(detections),
+        }
+    )
+    truth = dataset.coco_truth(data)
+    (out / "curves.json").write_text(json.dumps(ap.curves(truth, detections), separators=(",", ":")))
+    numbers = ap.evaluate(truth, detections)
+    return {"imgsz": imgsz, "images": len(data.samples), "detections": len(detections)} | numbers

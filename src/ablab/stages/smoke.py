@@ -1,0 +1,75 @@
+"""The smoke stage: one step and one decode, so that a broken variant fails in the first minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablab.compute import as_float, check_size, memory_explained, prepare
+from ablab.errors import UserError
+from ablab.models.detector import Detector, build
+from ablab.training import optim
+
+
+def run(
+    config: dict[str, Any],
+    inputs: dict[str, Path],
+    out: Path,
+    work: Path,
+    emit: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Build the detector, take one training step and decode once, at twice the largest stride, on random
+    images.
+
+    Numbers: params (learnable), max_stride, out_strides. Raises UserError if parts do not fit, a size is no
+    multiple of the largest stride, or the head breaks its contract.
+    """
+    compute = prepare(config["engine"])
+    torch.manual_seed(0)
+    detector = build(config)
+    for size in config["sizes"]:
+        check_size(size, detector.max_stride)
+    compute.place(detector)
+
+    imgsz = 2 * detector.max_stride
+    images = torch.randint(256, (2, 3, imgsz, imgsz), dtype=torch.uint8)
+    x = compute.network_input(images, config["preprocess"])
+    half = imgsz / 2
+    targets = torch.tensor([[0, 0, 0, 0, half, half], [1, detector.classes - 1, 8, 8, half + 8, half]])
+    with memory_explained(f"batch=2 at imgsz={imgsz}"):
+        detector.train()
+        with compute.autocast():
+            raw = detector(x)
+        losses = detector.loss(as_float(raw), targets.to(compute.device), 0.0)
+        _check_losses(losses)
+        sum(losses.values(), start=torch.zeros((), device=compute.device)).backward()
+        for optimizer in optim.build(detector, config["optim"]):
+            optimizer.step()
+        detector.eval()
+        with torch.inference_mode(), compute.autocast():
+            raw = detector(x)
+        _check_decoded(detector, *detector.decode(as_float(raw)))
+    return {
+        "params": sum(p.numel() for p in detector.parameters()),
+        "max_stride": detector.max_stride,
+        "out_strides": list(detector.head.out_strides),  # type: ignore[arg-type]
+    }
+
+
+def _check_losses(losses: dict[str, Tensor]) -> None:
+    for name, loss in losses.items():
+        if loss.ndim or not bool(loss.isfinite()):
+            raise UserError(f"head: its loss '{name}' is {loss.tolist()}, expected one finite number")
+
+
+def _check_decoded(detector: Detector, boxes: Tensor, scores: Tensor) -> None:
+    expected = f"(2, N, 4) and (2, N, {detector.classes})"
+    shapes = f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
+    if boxes.shape != (*scores.shape[:2], 4) or scores.shape[::2] != (2, detector.classes):
+        raise UserError(f"head: decode returns boxes and scores of shapes {shapes}, expected {expected}")
+    if bool((scores < 0).any()) or bool((scores > 1).any()):
+        raise UserError(f"head: decode returns scores up to {float(scores.max()):.3g}, expected them within [0, 1]")

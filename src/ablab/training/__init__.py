@@ -1,0 +1,1 @@
+"""Training: optimisers, schedule, EMA, checkpoints and the loop that joins them."""

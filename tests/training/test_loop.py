@@ -1,0 +1,253 @@
+"""The loop: resumed bits, divergence, learning on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from ablab.data import dataset
+from ablab.data.loader import Batch, Loader
+from ablab.errors import UserError
+from ablab.evaluation import ap
+from ablab.evaluation.predict import predict
+from ablab.models.detector import build
+from ablab.stages.train import start_from_prior
+from ablab.training import loop
+
+
+class Killed(BaseException):
+    """What a SIGKILL would do, for a test."""
+
+
+def run(config: dict[str, Any], work: Path, *, kill_after: int = 0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
+    """Train on the configuration's scenes; EMA weights, numbers, events."""
+    torch.manual_seed(config["seed"])
+    detector = build(config)
+    events: list[dict[str, Any]] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        if kill_after and event["epoch"] == kill_after:
+            raise Killed
+
+    numbers = loop.train(
+        detector,
+        make_loader(config),
+        lambda _, epoch: {"map50": epoch / 10} if epoch % 2 == 0 else {},
+        phase=config["phase"],
+        optim_config=config["optim"],
+        preprocess=config["preprocess"],
+        engine=config["engine"],
+        seed=config["seed"],
+        work=work,
+        emit=emit,
+    )
+    return detector.state_dict(), numbers, events
+
+
+def make_loader(config: dict[str, Any]) -> Loader:
+    return Loader(
+        dataset.load(config["data"], "train"),
+        imgsz=config["phase"]["imgsz"],
+        batch=config["optim"]["batch"],
+        preprocess=config["preprocess"],
+        augment=config["augment"],
+        seed=config["seed"],
+    )
+
+
+@pytest.mark.parametrize("optimiser", ["few_steps", "sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path, optimiser: str, precision: str) -> None:
+    config = tiny.config(f"optim={optimiser}", "schedule.epochs=4", "data.train=9")
+    config["engine"] = tiny.ENGINE | {"precision": precision}
+    straight, numbers, _ = run(config, tmp_path / "straight")
+    for epoch in (1, 2):  # killed twice, between epochs
+        with pytest.raises(Killed):
+            run(config, tmp_path / "killed", kill_after=epoch)
+    resumed, resumed_numbers, events = run(config, tmp_path / "killed")
+    assert events[0]["message"] == "resumed after epoch 2"
+    assert resumed_numbers == numbers
+    assert [row["epoch"] for row in numbers["curve"]] == [1, 2, 3, 4]
+    assert [row.get("map50") for row in numbers["curve"]] == [None, 0.2, None, 0.4]
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_dropout_resumes_too(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=2")
+
+    class Leaky(nn.Module):
+        """Three numbers, learnt through dropout: the masks are the only thing that torch draws."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 1)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.drop(x.mean((2, 3))))
+
+        def loss(self, raw: Tensor, targets: Tensor, progress: float) -> dict[str, Tensor]:
+            return {"all": (raw - 1).square().mean()}
+
+    def train(work: Path, epochs: int) -> Tensor:
+        torch.manual_seed(0)
+        detector = Leaky()
+        torch.manual_seed(epochs)  # what drew before must not matter
+        sgd = tiny.config("optim=sgd", "optim.warmup_epochs=0", "optim.final_lr=1")["optim"]
+        kwargs = {"preprocess": config["preprocess"], "engine": tiny.ENGINE, "seed": 3, "work": work}
+        phase = config["phase"] | {"epochs": epochs}
+        loop.train(
+            detector, make_loader(config), lambda *_: {}, phase=phase, optim_config=sgd, emit=lambda _: None, **kwargs
+        )
+        return torch.load(work / "checkpoint.pt", weights_only=True)["model"]["head.weight"]
+
+    whole = train(tmp_path / "whole", 2)
+    train(tmp_path / "parts", 1)
+    assert torch.equal(train(tmp_path / "parts", 2), whole)
+
+
+def test_damaged_checkpoint_starts_the_phase_again(tmp_path: Path) -> None:
+    config = tiny.config()
+    straight, numbers, _ = run(config, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    again, numbers_again, events = run(config, tmp_path)
+    assert "damaged" in events[0]["message"]
+    assert "starts again" in events[0]["message"]
+    assert numbers_again == numbers
+    assert all(torch.equal(tensor, again[name]) for name, tensor in straight.items())
+
+
+def test_same_seed_same_bits_another_seed_others(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=1")
+    first, numbers, _ = run(config, tmp_path / "a")
+    second, _, _ = run(config, tmp_path / "b")
+    other, _, _ = run(config | {"seed": 1}, tmp_path / "c")
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert not torch.equal(first["head.convs.0.weight"], other["head.convs.0.weight"])
+    assert numbers["steps"] == 4
+    assert numbers["optimizer"] == "few_steps"
+    assert numbers["diverged"] is False
+    row = numbers["curve"][0]
+    assert row["loss"] == pytest.approx(row["box"] + row["obj"] + row["cls"])
+
+
+def test_phase_scales_the_rates(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=1")
+    _, numbers, _ = run(config | {"phase": config["phase"] | {"lr": 0.25}}, tmp_path)
+    assert numbers["lr"] == 0.25 * 0.02
+
+
+def test_last_epochs_may_go_without_augmentation(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=3")
+    asked = []
+
+    class Watched(Loader):
+        def epoch(self, n: int, augment: bool = True) -> Iterator[Batch]:
+            asked.append((n, augment))
+            return super().epoch(n, augment)
+
+    data = dataset.load(config["data"], "train")
+    loader = Watched(data, imgsz=64, batch=8, preprocess=config["preprocess"], augment=config["augment"], seed=0)
+    keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
+    phase = config["phase"] | {"plain_epochs": 2}
+    loop.train(
+        build(config), loader, lambda *_: {}, phase=phase, seed=0, work=tmp_path, emit=lambda _: None, **keys
+    )
+    assert asked == [(0, True), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient", "statistics"])
+def test_divergence_is_a_result_with_finite_weights(tmp_path: Path, poison: str) -> None:
+    config = tiny.config("schedule.epochs=4")
+    torch.manual_seed(0)
+    detector = build(config)
+    honest_loss = detector.head.loss
+    calls = 0
+
+    def loss(raw: Any, targets: Tensor, progress: float) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        losses = honest_loss(raw, targets, progress)
+        if calls == 6:  # the second step of the second epoch
+            if poison == "loss":
+                losses["box"] = losses["box"] * float("nan")
+            elif poison == "gradient":  # sqrt has an infinite slope at zero
+                losses["box"] = losses["box"] + (raw[0] * 0).sqrt().sum()
+            else:
+                next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).running_var.data.fill_(float("inf"))
+        return losses
+
+    detector.head.loss = loss
+    keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
+    events: list[dict[str, Any]] = []
+    numbers = loop.train(
+        detector,
+        make_loader(config),
+        lambda *_: {},
+        phase=config["phase"],
+        seed=0,
+        work=tmp_path,
+        emit=events.append,
+        **keys,
+    )
+    assert numbers["diverged"] is True
+    assert [row["loss"] is None for row in numbers["curve"]] == [False, True]
+    assert numbers["steps"] == (8 if poison == "statistics" else 5)
+    assert "not finite" in events[-1]["message"]
+    assert all(tensor.isfinite().all() for tensor in detector.state_dict().values())
+
+
+def test_out_of_memory_names_the_keys(tmp_path: Path) -> None:
+    config = tiny.config()
+    detector = build(config)
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.empty(2**62, dtype=torch.uint8)
+
+    detector.forward = forward
+    keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
+    with pytest.raises(UserError, match=r"out of memory with optim\.batch=4 at imgsz=64"):
+        loop.train(
+            detector,
+            make_loader(config),
+            lambda *_: {},
+            phase=config["phase"],
+            seed=0,
+            work=tmp_path,
+            emit=lambda _: None,
+            **keys,
+        )
+
+
+def test_learns_eight_real_images_by_heart(tmp_path: Path, shared_data: Path) -> None:
+    overrides = ["model.width=0.25", "model.classes=3", "augment=none", "optim.batch=2", "optim.adamw_lr=0.01"]
+    config = tiny.config(*overrides, "schedule.imgsz=160", "schedule.epochs=60")
+    data = dataset.load(tiny.bccd(shared_data), "train")
+    eight = dataset.Dataset(data.names, data.category_ids, data.samples[:8], ())
+    loader = Loader(eight, imgsz=160, batch=2, preprocess=config["preprocess"], augment=None, seed=0)
+    torch.manual_seed(0)
+    detector = build(config)
+    start_from_prior(detector, loader, 160)
+    keys = {"preprocess": config["preprocess"], "engine": config["engine"]}
+    loop.train(
+        detector,
+        loader,
+        lambda *_: {},
+        phase=config["phase"],
+        optim_config=config["optim"],
+        seed=0,
+        work=tmp_path,
+        emit=lambda _: None,
+        **keys,
+    )
+    found = predict(detector, eight, imgsz=160, eval_config=config["eval"], **keys)
+    assert ap.evaluate(dataset.coco_truth(eight), found)["map50"] > 0.95
