@@ -30,9 +30,9 @@ def test_scenes_repeat_and_seeds_differ(config: dict[str, Any]) -> None:
         np.testing.assert_array_equal(a.pixels, b.pixels)
         np.testing.assert_array_equal(a.boxes, b.boxes)
     assert (first.samples[0].pixels != other.samples[0].pixels).any()
-    layouts = [[s.boxes[:, 3].tolist() for s in d.samples[:4]] for d in (first, other, val)]
-    assert layouts[0] != layouts[1]
-    assert layouts[0] != layouts[2]  # not one layout with other digits
+    drawn = [[s.classes.tolist() for s in d.samples[:4]] for d in (first, other, val)]
+    assert drawn[0] != drawn[1]
+    assert drawn[0] != drawn[2]  # not one scene in other handwriting
 
 
 def test_more_scenes_change_none(config: dict[str, Any]) -> None:
