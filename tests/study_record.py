@@ -82,7 +82,9 @@ def train(model: str, seed: int, phase: int, at: float, epochs: int = 4) -> dict
         "phase": {"imgsz": imgsz, "epochs": epochs, "lr": 1.0},
         "engine": {"device": "cpu", "precision": "bf16", "threads": 1},
     }
-    return stage("train", f"phase {phase + 1} {imgsz}px", config, numbers, at, took=100.0)
+    return stage(
+        "train", f"phase {phase + 1}/2, {epochs} epochs at {imgsz} px, seed {seed}", config, numbers, at, took=100.0
+    )
 
 
 def evaluate(model: str, seed: int, imgsz: int, map50: float, at: float) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def test_only_a_ladder_compares_with_the_rung_before() -> None:
 @pytest.mark.parametrize(
     ("status", "reason", "keep", "told"),
     [
-        ("failed", "OutOfMemoryError:\n  CUDA", 2, "failed: OutOfMemoryError: CUDA (seed 1 of 3)"),
-        ("incomplete", None, 3, "incomplete (seed 1 of 3)"),
-        ("complete", None, 5, "incomplete: no AP at 416 px (seed 1 of 3)"),
+        ("failed", "OutOfMemoryError:\n  CUDA", 2, "failed: OutOfMemoryError: CUDA (seed 1)"),
+        ("incomplete", None, 3, "incomplete (seed 1)"),
+        ("complete", None, 5, "incomplete: no AP at 416 px (seed 1)"),
     ],
 )
 def test_a_missing_replicate_leaves_no_mean(status: str, reason: str | None, keep: int, told: str) -> None:
@@ -82,7 +82,7 @@ def test_without_its_baseline_a_row_has_a_mean_and_no_difference() -> None:
 def test_a_replicate_that_mlflow_does_not_hold_is_incomplete() -> None:
     facts, children = read(made.ladder())
     found = rows(facts, frame(facts, [c for c in children if c["run_id"] != "01 + c3_count=1 seed 2"]))
-    assert found[2].problems == ("incomplete: not run (seed 2 of 3)",)
+    assert found[2].problems == ("incomplete: not run (seed 2)",)
     assert found[2].ap("map") is None
 
 

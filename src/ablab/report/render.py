@@ -78,7 +78,7 @@ def _statistics(facts: Mapping[str, Any], found: list[Row]) -> list[str]:
         return ["One seed: no interval can be given, so no difference here is evidence."] if compared else []
     interval = f"95 % t-intervals over {len(facts['seeds'])} seeds"
     if not compared:
-        return [f"±: {interval}, in percentage points."]
+        return [f"±: {interval}, in percentage points."] if any(row.ap("map") for row in found) else []
     notes = [
         f"± and [ ]: {interval}. Δ: difference to the baseline in percentage points, paired by seed; intervals are "
         "not corrected for how many of them there are."

@@ -17,7 +17,7 @@ from ablab.report.statistics import Estimate, estimate, paired_difference
 
 AP = ("map50", "map")
 COSTS = ("flops", "thop_macs", "conv_macs", "params", "params_stored", "size_fp16_mb", "size_fp32_mb")
-OUTCOMES = ("taken_over", "diverged")  # in the record of a training, but not settings of it
+OUTCOMES = ("label", "taken_over", "diverged")  # in the record of a training, but not settings of it
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
         if len(values) == 1:
             costs[cost] = values[0]
         elif values:
-            problems.setdefault(f"incomplete: seeds differ in {cost}", []).append(first["seed"])
+            problems.setdefault(f"incomplete: seeds differ in {cost}", []).extend(group["seed"])
     complete = [member for member in members if member["status"] == "complete"]
     for what in ("training", "evaluation"):
         if not all(_same_settings(complete[0][what], member[what]) for member in complete[1:]):
@@ -137,7 +137,7 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
         costs=costs,
         scores=scores,
         fingerprints=fingerprints,
-        training=next((member["training"] for member in complete), []),
+        training=min((member["training"] for member in complete), key=_diverged, default=[]),
         evaluation=next((member["evaluation"] for member in complete if member["evaluation"]), {}),
     )
 
@@ -147,13 +147,17 @@ def _same_settings(ours: Any, theirs: Any) -> bool:
     if not isinstance(ours, list) or not isinstance(theirs, list):
         return bool(ours == theirs)
     outcomes: tuple[str, ...] = OUTCOMES
-    if any(phase.get("diverged") for phase in ours + theirs):
+    if _diverged(ours + theirs):
         outcomes += ("epochs", "steps")  # it stopped early
     asked = [[{k: v for k, v in phase.items() if k not in outcomes} for phase in run] for run in (ours, theirs)]
     return asked[0] == asked[1]
 
 
+def _diverged(training: list[dict[str, Any]]) -> bool:
+    return any(phase.get("diverged") for phase in training)
+
+
 def _told(problem: str, seeds: list[int], of: int) -> str:
     if len(seeds) == of:
         return problem
-    return f"{problem} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} of {of})"
+    return f"{problem} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import numpy as np
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -174,10 +175,12 @@ class _Picture:
     """Loss and AP by epoch. One figure for all runs and few texts: a usual one takes longer than all the rest."""
 
     def __init__(self) -> None:
-        from matplotlib.figure import Figure  # half a second, only for studies that train
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, only for studies that train
+        from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
         self.figure = Figure(figsize=(4, 2.4), dpi=100)
+        self.canvas = FigureCanvasAgg(self.figure)
         left = self.figure.subplots(gridspec_kw={"left": 0.16, "right": 0.83, "bottom": 0.2, "top": 0.95})
         right = left.twinx()
         left.set_xlabel("epoch")
@@ -192,10 +195,14 @@ class _Picture:
             axis.set_major_locator(MaxNLocator(3, integer=axis is left.xaxis))
 
     def draw(self, curve: runs.Curve, file: Path) -> None:
+        from matplotlib.image import imsave
+
         for name, line in self.lines.items():
             line.set_data(*zip(*curve[name], strict=True) if name in curve else ((), ()))
             line.set_marker("." if len(curve.get(name, ())) == 1 else "")
         for axes in self.figure.axes:
             axes.relim()
             axes.autoscale_view()
-        self.figure.savefig(file)
+        self.canvas.draw()
+        pixels = np.asarray(self.canvas.buffer_rgba())  # savefig would draw everything twice
+        imsave(file, pixels, pil_kwargs={"compress_level": 1})
