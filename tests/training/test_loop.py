@@ -159,9 +159,7 @@ def test_last_epochs_may_go_without_augmentation(tmp_path: Path) -> None:
     loader = Watched(data, imgsz=64, batch=8, preprocess=config["preprocess"], augment=config["augment"], seed=0)
     keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
     phase = config["phase"] | {"plain_epochs": 2}
-    loop.train(
-        build(config), loader, lambda *_: {}, phase=phase, seed=0, work=tmp_path, emit=lambda _: None, **keys
-    )
+    loop.train(build(config), loader, lambda *_: {}, phase=phase, seed=0, work=tmp_path, emit=lambda _: None, **keys)
     assert asked == [(0, True), (1, False), (2, False)]
 
 
@@ -183,7 +181,9 @@ def test_divergence_is_a_result_with_finite_weights(tmp_path: Path, poison: str)
             elif poison == "gradient":  # sqrt has an infinite slope at zero
                 losses["box"] = losses["box"] + (raw[0] * 0).sqrt().sum()
             else:
-                next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).running_var.data.fill_(float("inf"))
+                next(m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)).running_var.data.fill_(
+                    float("inf")
+                )
         return losses
 
     detector.head.loss = loss

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablab.models.detector import fuse
+from ablab.models.detector import Detector, fuse
 
 
-def profile(detector: nn.Module, imgsz: int) -> dict[str, Any]:
+def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
     """The cost of one `imgsz` px image: the profile stage's numbers. `detector` stays as it is.
 
     flops = 2 × thop_macs. params are learnable ones; params_stored adds BatchNorm's running means and
@@ -31,7 +31,7 @@ def profile(detector: nn.Module, imgsz: int) -> dict[str, Any]:
     numbers |= _macs(detector, imgsz, "")
     numbers["params"] = sum(p.numel() for p in detector.parameters())
     numbers["params_stored"] = stored = numbers["params"] + _statistics(detector)
-    fused = fuse(detector)  # type: ignore[arg-type]
+    fused = fuse(detector)
     numbers |= _macs(fused, imgsz, "_fused")
     numbers["params_fused"] = sum(p.numel() for p in fused.parameters())
     return numbers | {"size_fp32_mb": stored * 4 / 1e6, "size_fp16_mb": stored * 2 / 1e6}

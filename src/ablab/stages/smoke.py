@@ -71,5 +71,5 @@ def _check_decoded(detector: Detector, boxes: Tensor, scores: Tensor) -> None:
     shapes = f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
     if boxes.shape != (*scores.shape[:2], 4) or scores.shape[::2] != (2, detector.classes):
         raise UserError(f"head: decode returns boxes and scores of shapes {shapes}, expected {expected}")
-    if bool((scores < 0).any()) or bool((scores > 1).any()):
+    if not bool(((scores >= 0) & (scores <= 1)).all()):  # NaN is not within either
         raise UserError(f"head: decode returns scores up to {float(scores.max()):.3g}, expected them within [0, 1]")

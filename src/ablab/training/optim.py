@@ -19,8 +19,7 @@ A, B, C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
-    """Nearly U Vᵀ of the (rows, cols) matrix U S Vᵀ, by `steps` Newton-Schulz steps X ← (A + B XXᵀ + C
-    (XXᵀ)²) X.
+    """Nearly U Vᵀ of the (rows, cols) matrix U S Vᵀ, by `steps` Newton-Schulz steps X ← (A + B XXᵀ + C (XXᵀ)²) X.
 
     Every factor is a polynomial in the first Gram matrix G = XXᵀ, so they commute: the steps run on
     min(rows, cols) squared numbers and X is multiplied once. Same result, a third fewer operations.
@@ -28,14 +27,20 @@ def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / wide.norm().clamp_min(1e-7)
     gram = wide @ wide.T
-    product: Tensor | None = None
-    for _ in range(steps):
-        factor = torch.addmm(gram, gram, gram, beta=B, alpha=C)
-        factor.diagonal().add_(A)
-        product = factor if product is None else factor @ product
+    product = factor = _factor(gram)
+    for _ in range(steps - 1):
         gram = factor @ gram @ factor
-    result = wide if product is None else product @ wide
+        factor = _factor(gram)
+        product = factor @ product
+    result = product @ wide
     return result if matrix.shape[0] <= matrix.shape[1] else result.T
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """A + B G + C G²."""
+    factor = torch.addmm(gram, gram, gram, beta=B, alpha=C)
+    factor.diagonal().add_(A)
+    return factor
 
 
 class Muon(torch.optim.Optimizer):

@@ -1,0 +1,72 @@
+"""The smoke stage: says yes to what works and names what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from ablab.errors import UserError
+from ablab.models.heads.anchor import AnchorHead
+from ablab.stages import smoke
+
+PARTS = ("stem", "backbone", "neck", "head")
+
+
+def run(tmp_path: Path, *overrides: str, sizes: tuple[int, ...] = (64,), **parts: Any) -> dict[str, Any]:
+    config = tiny.config(*overrides) | parts
+    declared = {key: config[key] for key in (*PARTS, "preprocess", "optim", "engine")}
+    return smoke.run(declared | {"sizes": list(sizes)}, {}, tmp_path, tmp_path, lambda _: None)
+
+
+@pytest.mark.parametrize("optimiser", ["few_steps", "sgd", "adamw"])
+def test_facts(tmp_path: Path, optimiser: str) -> None:
+    numbers = run(tmp_path, f"optim={optimiser}", sizes=(64, 96))
+    assert numbers["max_stride"] == 32
+    assert numbers["out_strides"] == [8, 16, 32]
+    assert numbers["params"] > 100_000
+
+
+def test_one_class_is_enough(tmp_path: Path) -> None:
+    assert run(tmp_path, "model.classes=1")["max_stride"] == 32
+
+
+@pytest.mark.parametrize(("size", "near"), [(100, 96), (16, 32), (0, 32), (650, 640)])
+def test_size_off_the_grid(tmp_path: Path, size: int, near: int) -> None:
+    with pytest.raises(UserError, match=rf"imgsz={size}: not a multiple of 32, .*; {near} is"):
+        run(tmp_path, sizes=(64, size))
+
+
+class BadLoss(AnchorHead):
+    def loss(self, raw: list[Tensor], targets: Tensor, progress: float) -> dict[str, Tensor]:
+        return super().loss(raw, targets, progress) | {"extra": torch.tensor([1.0, 2.0])}
+
+
+class BadDecode(AnchorHead):
+    def decode(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
+        boxes, scores = super().decode(raw)
+        return boxes, scores[..., :1]
+
+
+class BadScores(AnchorHead):
+    def decode(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
+        boxes, scores = super().decode(raw)
+        return boxes, scores + 3
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (BadLoss, r"its loss 'extra' is \[1\.0, 2\.0\], expected one finite number"),
+        (BadDecode, r"shapes \(2, 252, 4\) and \(2, 252, 1\), expected \(2, N, 4\) and \(2, N, 10\)"),
+        (BadScores, "scores up to 3"),
+    ],
+)
+def test_broken_head_is_told_how(tmp_path: Path, head: type, message: str) -> None:
+    broken = tiny.config()["head"] | {"_target_": f"{__name__}.{head.__name__}"}
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, head=broken)
