@@ -23,6 +23,7 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
     """
     points = [(row, found) for row in table if (found := row.ap("map50")) and "flops" in row.costs]
     if len(points) < 2:
+        file.unlink(missing_ok=True)  # of an earlier report
         return False
     figure = Figure(figsize=(5.2, 3.6), dpi=130, layout="constrained")
     axes = figure.subplots()
@@ -60,6 +61,7 @@ def curves(losses: Mapping[str, Sequence[Points]], scores: Mapping[str, Sequence
     losses, scores: variant -> its seeds' points. Draws nothing and returns False where there are none.
     """
     if not any(losses.values()):
+        file.unlink(missing_ok=True)
         return False
     figure = Figure(figsize=(8, 3.4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,5 +1,6 @@
 """MLflow, the record of studies: nothing outside this package imports it.
 
+    connect(uri, create)            a client, or a UserError at once: asked before anything is trained
     record(study, uri)              write what the driver knows; twice is the same as once
     read(uri, study)                the study and its runs, from params, metrics and tags alone
     curves(uri, children, metric)   a metric's whole history
@@ -9,8 +10,9 @@
 One experiment a study, one parent run, one child run a variant and seed. Times are those of the stages.
 """
 
+from ablab.tracking.connect import connect
 from ablab.tracking.read import curves, read
 from ablab.tracking.server import ui
 from ablab.tracking.write import log_report, record
 
-__all__ = ["curves", "log_report", "read", "record", "ui"]
+__all__ = ["connect", "curves", "log_report", "read", "record", "ui"]

@@ -6,11 +6,14 @@ import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported: it reports usage by default
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
 
 import sqlalchemy
 from mlflow import MlflowClient
@@ -37,7 +40,7 @@ def connect(uri: str, create: bool) -> MlflowClient:
         raise UserError(
             f"tracking.uri={uri}: '{scheme}' is no place for a record. {nearest(scheme, SCHEMES)} {EXAMPLES}"
         )
-    try:
+    with explained(uri, "no MLflow there", EXAMPLES):
         if scheme in SERVERS:
             _ask_server(uri)
         elif scheme in DATABASES:
@@ -45,10 +48,17 @@ def connect(uri: str, create: bool) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
         return client
+
+
+@contextmanager
+def explained(uri: str, what: str, then: str) -> Iterator[None]:
+    """What MLflow, its database or its disk refuses becomes a UserError that names tracking.uri."""
+    try:
+        yield
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError) as error:
         why = str(getattr(error, "orig", None) or getattr(error, "reason", None) or error).strip()
         first = (why.splitlines() or [type(error).__name__])[0]
-        raise UserError(f"tracking.uri={shown(uri)}: no MLflow there ({first}). {EXAMPLES}") from None
+        raise UserError(f"tracking.uri={shown(uri)}: {what} ({first}). {then}") from None
 
 
 def _ask_server(uri: str) -> None:

@@ -25,7 +25,7 @@ def ui(uri: str, port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     if place := artifact_location(uri):
-        command += ["--default-artifact-root", place]
+        command += ["--artifacts-destination", place]
     print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
     # Its background jobs serve language models: nothing here needs their processes.
     os.execve(sys.executable, command, os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})

@@ -21,19 +21,25 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from ablab.tracking import runs
-from ablab.tracking.connect import artifact_location, connect
+from ablab.tracking.connect import artifact_location, connect, explained
 from ablab.tracking.read import read, search
 
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 900  # MLflow takes 100 params, and 1000 entities together
+KEPT = "Results are kept in the store; mend it and give the same command again"
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "incomplete": "KILLED"}
 
 
 def record(study: Mapping[str, Any], uri: str) -> None:
     """Write the driver's study record; what MLflow holds of it already is left as it is.
 
-    Raises UserError that names tracking.uri where there is no MLflow.
+    Raises UserError that names tracking.uri where there is no MLflow, or one that cannot be written.
     """
     client = connect(uri, create=True)
+    with explained(uri, "the record cannot be written", KEPT):
+        _record(client, study, uri)
+
+
+def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
     experiment = _experiment(client, study["name"], uri)
     replicates = [runs.replicate(study, v, seeded) for v in study["variants"] for seeded in v["replicates"]]
     found = search(client, experiment)
@@ -54,7 +60,8 @@ def record(study: Mapping[str, Any], uri: str) -> None:
 def log_report(uri: str, study: str, folder: Path) -> None:
     """Put the files of a rendered report beside the study's parent run. Raises UserError as `read` does."""
     facts, _ = read(uri, study)
-    connect(uri, create=False).log_artifacts(facts["run_id"], str(folder))
+    with explained(uri, "the report cannot be put there", KEPT):
+        connect(uri, create=False).log_artifacts(facts["run_id"], str(folder))
 
 
 def _experiment(client: MlflowClient, name: str, uri: str) -> str:
