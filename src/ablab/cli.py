@@ -47,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `ablab config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:  # a disk that is full or read-only, a file where a folder should be
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"ablab: {what}. What was finished is kept; mend it and give the same command again", file=sys.stderr)
+        return MISTAKE
 
 
 # ---------------------------------------------------------------------------------------------- verbs
@@ -73,9 +77,7 @@ def plan(words: list[str]) -> int:
         rows.append([replicate.variant.name, replicate.seed, *counts.values()])
     print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
     print(f"\n{len(compiled.stages)} stages, {sum(row[2] for row in rows)} to run in {store.root}")
-    print(
-        "Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first."
-    )
+    print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
     return DONE
 
 
@@ -83,9 +85,9 @@ def sweep(words: list[str]) -> int:
     """Run a study and write its table: `ablab sweep study=NAME [key=value ...]`."""
     study, asked = _study_argument(words)
     compiled = _compile(study, asked)
+    folder = _reports_folder(_config(compiled), study)
     outcome, record = _execute(compiled)
-    uri, reports = _config(compiled)["tracking"]["uri"], _config(compiled)["reports"]
-    table = _report(record, uri, reports)
+    table = _report(record, _config(compiled)["tracking"]["uri"], folder)
     print(table.read_text())
     print(
         f"{outcome.ran} stages ran, {outcome.cached} were in the store. Table: {_shown(table)}",
@@ -100,14 +102,21 @@ def train(words: list[str]) -> int:
     With --multirun (-m) Hydra runs one for each combination: `ablab train -m stem=focus,conv3x3 seed=0,1`.
     """
     if {"-m", "--multirun"} & set(words):
-        from ablab.config import multirun
+        from ablab.multirun import multirun
 
         codes: list[int] = []
-        multirun(
-            [w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_train_one(job))
-        )
+        multirun([w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_one_of_many(job)))
         return max(codes, default=DONE)
     return _train_one(words)
+
+
+def _one_of_many(words: list[str]) -> int:
+    """One job of a multirun: a mistake in it is told, and the others go on."""
+    try:
+        return _train_one(words)
+    except UserError as error:
+        print(f"ablab: {' '.join(words)}: {error}", file=sys.stderr)
+        return MISTAKE
 
 
 def _train_one(words: list[str]) -> int:
@@ -127,12 +136,8 @@ def _train_one(words: list[str]) -> int:
                 f"weights: {_shown(store.folder(stage['fingerprint']) / 'weights.safetensors')}",
                 file=sys.stderr,
             )
-    found = [
-        s["numbers"] for s in record["variants"][0]["replicates"][0]["stages"] if s["kind"] == "evaluate"
-    ]
-    print(
-        table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found])
-    )
+    found = [s["numbers"] for s in record["variants"][0]["replicates"][0]["stages"] if s["kind"] == "evaluate"]
+    print(table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found]))
     return SOME_FAILED if outcome.failures else DONE
 
 
@@ -145,15 +150,14 @@ def evaluate(words: list[str]) -> int:
     if weights is None:
         raise UserError("name the weights: ablab eval model=NAME weights=FILE data=NAME")
     file = Path(str(weights)).resolve()
-    if not file.exists():
-        raise UserError(f"weights={weights}: there is no such file")
+    file = file / "weights.safetensors" if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(f"weights={weights}: there is no file {_shown(file)}")
     numbers = _measure(asked, {"data", "evaluate"}, file)
     rows = [[n["imgsz"], *map(_percent, _family(n)), n["images"]] for n in numbers]
     print(table(["input", "mAP50", "mAP", "mAP75", "images"], rows))
     for n in numbers:
-        per_class = [
-            [name, _percent(ap["map50"]), _percent(ap["map"])] for name, ap in n["per_class"].items()
-        ]
+        per_class = [[name, _percent(ap["map50"]), _percent(ap["map"])] for name, ap in n["per_class"].items()]
         print(f"\n{n['imgsz']} px, by class and by size")
         sizes = [[size, "", _percent(n[f"map_{size}"])] for size in ("small", "medium", "large")]
         print(table(["", "mAP50", "mAP"], per_class + sizes))
@@ -194,7 +198,7 @@ def report(words: list[str]) -> int:
     from ablab.report.render import render
 
     config = compose(asked).resolved
-    table = render(config["tracking"]["uri"], study, Path(config["reports"]) / study)
+    table = render(config["tracking"]["uri"], study, _reports_folder(config, study))
     print(table.read_text())
     return DONE
 
@@ -208,17 +212,14 @@ def data(words: list[str]) -> int:
 
     composed = compose(parse(words))
     config = composed.resolved
-    folder = Path(config["reports"]) / "data"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _reports_folder(config, "data")
     splits = _describe(config)(config["data"])["splits"]
     for split in splits:
         dataset = load(config["data"], split)
         headers, rows, dirt = summary(dataset)
         print(f"{split}: {len(dataset.samples)} images\n{table(headers, rows)}")
         print("".join(f"  {line}\n" for line in dirt))
-    picture = contact_sheet(
-        load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png"
-    )
+    picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png")
     print(f"labelled samples: {_shown(Path(picture))}")
     return DONE
 
@@ -290,7 +291,9 @@ def _own_arguments(words: list[str], defaults: dict[str, Any]) -> tuple[dict[str
 
 
 def _study_argument(words: list[str]) -> tuple[str, list[Override]]:
-    named = [f"study={word}" if "=" not in word and not word.startswith("-") else word for word in words]
+    bare = [word for word in words if "=" not in word and not word.startswith("-")]
+    first = bare[0] if bare and not any(word.startswith("study=") for word in words) else None
+    named = [f"study={word}" if word == first else word for word in words]
     own, asked = _own_arguments(named, {"study": None})
     if own["study"] is None:
         raise UserError(f"name a study: study=NAME. There are: {', '.join(yaml_names('sweeps'))}")
@@ -336,10 +339,12 @@ def _store_at(config: dict[str, Any]) -> Any:
 
 
 def _execute(compiled: Any) -> tuple[Any, dict[str, Any]]:
+    from ablab import tracking
     from ablab.console import Progress, warn
     from ablab.engine.inline import execute
     from ablab.study.record import record
 
+    tracking.connect(_config(compiled)["tracking"]["uri"], create=True)  # not after hours of training
     for left_out, equal in compiled.duplicates:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = _store(compiled)
@@ -347,12 +352,24 @@ def _execute(compiled: Any) -> tuple[Any, dict[str, Any]]:
     return outcome, record(compiled, store, outcome.failures)
 
 
-def _report(record: dict[str, Any], uri: str, reports: str) -> Path:
+def _reports_folder(config: dict[str, Any], name: str) -> Path:
+    """Where a table goes. Raises UserError if nothing can be written there."""
+    folder = Path(config["reports"]) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(folder, os.W_OK) else "it cannot be written to"
+    except OSError as error:
+        why = error.strerror
+    if why:
+        raise UserError(f"reports={config['reports']}: no reports can go to the folder {folder}: {why}")
+    return folder
+
+
+def _report(record: dict[str, Any], uri: str, folder: Path) -> Path:
     from ablab import tracking
     from ablab.report.render import render
 
     tracking.record(record, uri)
-    folder = Path(reports) / record["name"]
     table = render(uri, record["name"], folder)
     tracking.log_report(uri, record["name"], folder)
     return table
@@ -389,10 +406,11 @@ def _report_experiments(asked: list[Override]) -> int:
     from ablab.study.study import published
 
     config = compose(asked).resolved
+    folder = _reports_folder(config, "experiments")
     rows = load_rows()
     _, record = _execute(compile(published(rows, asked), _classes_only(80), {"profile"}))
     tracking.record(record, config["tracking"]["uri"])
-    table = render_experiments(config["tracking"]["uri"], rows, Path(config["reports"]) / "experiments")
+    table = render_experiments(config["tracking"]["uri"], rows, folder)
     print(table.read_text())
     return DONE
 

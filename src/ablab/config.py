@@ -12,14 +12,15 @@ Notable here:
 from __future__ import annotations
 
 import copy
+import math
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -29,6 +30,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from ablab.errors import UserError, nearest
@@ -61,6 +63,22 @@ def find_yaml(folder: str, name: str, key: str) -> Path:
         if (place / f"{name}.yaml").is_file():
             return place / f"{name}.yaml"
     raise UserError(f"{key}={name}: there is no {folder}/{name}.yaml. {nearest(name, yaml_names(folder))}")
+
+
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds, read as Hydra reads its own: a key given twice is refused, 1e-3 is a number.
+
+    Raises UserError that names file, line and column.
+    """
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader=get_yaml_loader())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{_shown(file)}: not a text file, byte {error.start} is no UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{_shown(file)}: not valid YAML{place}: {problem}") from None
 
 
 def yaml_names(folder: str) -> list[str]:
@@ -133,6 +151,8 @@ def parse(arguments: Iterable[str]) -> list[Override]:
             raise UserError(f"'{argument}' is not an override; expected key=value ({reason})") from None
         if parsed.is_add() or parsed.is_force_add() or parsed.is_delete():
             raise UserError(f"'{argument}': keys can be set (key=value), not added or deleted")
+        if not parsed.key_or_group:
+            raise UserError(f"'{argument}' is not an override; expected key=value (it names no key)")
         if parsed.is_sweep_override():
             raise UserError(f"'{argument}' names several values; only `ablab train --multirun` takes those")
         overrides.append(Override(parsed.key_or_group, parsed.value()))
@@ -274,10 +294,11 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"the configuration cannot be composed: {' '.join(str(error).split())}") from None
-    except Exception as error:  # a YAML file that does not parse
-        if type(error).__module__.startswith("yaml"):
-            raise UserError(f"a configuration file is not valid YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        for file in (f for place in search_path for f in Path(place).rglob("*.yaml")):
+            read_yaml(file)  # names the one that does not parse
         raise
+    _check_recipe(files)
     chosen = {group: str(choice) for group, choice in defaults.overrides.known_choices.items()}
     tree.pop("hydra", None)
     OmegaConf.set_struct(tree, True)
@@ -289,10 +310,11 @@ def _read(default: ResultDefault, repository: CachingConfigRepository) -> tuple[
     loaded = repository.load_config(path)
     assert loaded is not None
     content = OmegaConf.to_container(loaded.config, resolve=False)
-    assert isinstance(content, dict)
+    if not isinstance(content, dict):
+        raise UserError(f"conf/{path}.yaml: expected keys and their values, found {content!r:.100}")
     package = default.package if default.package and default.package != "_global_" else ""
-    content = {str(key): value for key, value in content.items()}
-    return package, Path(str(loaded.path).removeprefix("file://")) / f"{path}.yaml", content
+    keys = {str(key): value for key, value in content.items()}
+    return package, Path(str(loaded.path).removeprefix("file://")) / f"{path}.yaml", keys
 
 
 def _has(content: Any, key: str) -> bool:
@@ -323,7 +345,16 @@ def _resolve(tree: DictConfig) -> dict[str, Any]:
         key = getattr(error, "full_key", None)
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
     assert isinstance(resolved, dict)
+    for key, value in flatten({str(k): v for k, v in resolved.items()}).items():
+        if not _finite(value):
+            raise UserError(f"{key}={value}: expected a finite number")
     return {str(key): value for key, value in resolved.items()}
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 # ---------------------------------------------------------------------------------------------- checking
@@ -404,6 +435,21 @@ def _where_unknown(base: _Base, key: str) -> str:
     return f"there is none{file}. {nearest(key, names)}"
 
 
+def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
+    """Refuse a recipe that sets what is no shared knob: a part's own key would leak into whatever part replaces it."""
+    root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
+    knobs = [key for key in flatten(root) if _is_shared(key) and not key.startswith("hydra.")]
+    for package, file, content in files:
+        if package or content is root:
+            continue
+        for key in flatten(content):
+            if key not in knobs:
+                raise UserError(
+                    f"{_shown(file)}: a recipe chooses parts and sets shared knobs; '{key}' is none of them. "
+                    f"{nearest(key, knobs)}"
+                )
+
+
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)[\[}]")
 
 
@@ -435,22 +481,3 @@ def _references(node: Any) -> Iterator[str]:
             yield from _references(value)
     elif isinstance(node, str):
         yield from _REFERENCE.findall(node)
-
-
-# ---------------------------------------------------------------------------------------------- Hydra's multirun
-
-
-def multirun(arguments: list[str], job: Callable[[list[str]], object]) -> None:
-    """Run `job(overrides)` for every combination of `a=1,2`, by whichever sweeper and launcher Hydra is told to use."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.main import main as hydra_main
-
-    def task(_: DictConfig) -> None:
-        job(list(HydraConfig.get().overrides.task))
-
-    own = [place for place in _search_path() if Path(place) != shipped("conf").resolve()]
-    sys.argv = ["ablab train", "--multirun", *arguments]
-    if own:
-        sys.argv.append(f"hydra.searchpath=[{','.join(f'file://{place}' for place in own)}]")
-    where = str(shipped("conf").resolve())
-    hydra_main(version_base="1.3", config_path=where, config_name="config")(task)()

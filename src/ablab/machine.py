@@ -16,6 +16,7 @@ from ablab.errors import UserError, nearest
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "fp32")
+MOST_THREADS = 1024  # torch ends the process where the system refuses one more
 
 
 def settle(engine: dict[str, Any]) -> dict[str, Any]:
@@ -35,8 +36,8 @@ def settle(engine: dict[str, Any]) -> dict[str, Any]:
     threads = engine["threads"]
     if threads is None:
         threads = cores()
-    if type(threads) is not int or threads < 1:
-        raise UserError(f"engine.threads={threads}: expected a whole number of threads, at least 1, or null")
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"engine.threads={threads}: expected a whole number from 1 to {MOST_THREADS}, or null")
     return engine | {"device": device, "precision": precision, "threads": threads}
 
 

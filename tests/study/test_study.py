@@ -24,7 +24,7 @@ measure: {resolutions: [64]}
 
 
 def describe(_: dict) -> dict:
-    return {"names": ["a", "b", "c"], "digest": "d", "splits": {}}
+    return {"names": ["a", "b", "c"], "digest": "d", "splits": dict.fromkeys(("train", "val"), {"images": 2, "boxes": 4})}
 
 
 @pytest.fixture

@@ -56,10 +56,11 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
         except StoreUnusableError:
             raise
         except UserError as error:
-            if stage.kind in CHECKS:
-                mistakes[stage.fingerprint] = str(error)
             outcome.failures[stage.fingerprint] = str(error)
-            listen("failed", stage, {"reason": str(error)})
+            if stage.kind in CHECKS:
+                mistakes[stage.fingerprint] = str(error)  # told together, at the end
+            else:
+                listen("failed", stage, {"reason": str(error)})
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             outcome.failures |= dict.fromkeys(_spoiled(plan, stage), reason)
@@ -83,11 +84,12 @@ def _spoiled(plan: Plan, failed: Stage) -> set[str]:
 
 
 def _told(plan: Plan, mistakes: dict[str, str]) -> str:
-    """One line a mistake, with the variants it concerns."""
+    """One line a mistake, with the variants it concerns where those are not all."""
+    every = list(dict.fromkeys(replicate.variant.name for replicate in plan.replicates))
     lines = []
-    for fingerprint, reason in mistakes.items():
-        concerned = {r.variant.name: None for r in plan.replicates if fingerprint in r.stages}
-        names = list(concerned) or ["this run"]
+    for reason in dict.fromkeys(mistakes.values()):
+        stages = {fingerprint for fingerprint, other in mistakes.items() if other == reason}
+        names = list(dict.fromkeys(r.variant.name for r in plan.replicates if not stages.isdisjoint(r.stages)))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"{', '.join(names[:3])}{more}: {reason}" if len(plan.replicates) > 1 else reason)
-    return "\n".join(dict.fromkeys(lines))
+        lines.append(reason if names == every else f"{', '.join(names[:3])}{more}: {reason}")
+    return "\n".join(lines)

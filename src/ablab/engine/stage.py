@@ -24,6 +24,10 @@ _STOPS_EVERYTHING = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "it is on a read-only file system",
     errno.EACCES: "writing there is not permitted",
+    errno.EPERM: "writing there is not permitted",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EEXIST: "a file is where a folder should be",
+    errno.EIO: "the disk fails",
 }
 
 
@@ -44,7 +48,8 @@ def perform(stage: Stage, store: Store, emit: Emit) -> dict[str, Any]:
                 return store.read(stage.fingerprint)
             return _run(stage, store, work, emit)
     except OSError as error:
-        if error.errno not in _STOPS_EVERYTHING:
+        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(store.root)
+        if elsewhere or error.errno not in _STOPS_EVERYTHING:
             raise
         why = _STOPS_EVERYTHING[error.errno]
         raise StoreUnusableError(

@@ -33,7 +33,7 @@ class ConvBNAct(nn.Sequential):
     """Convolution, BatchNorm, activation: (B, in, H, W) → (B, out, H/stride, W/stride).
 
     `padding` None is "same" for odd kernels (kernel // 2). A Sequential with nothing of its own, so that
-    `detector.fuse` can rely on the order of its children.
+    `detector.fuse` can rely on the order of its children. Raises UserError for channels or a kernel below 1.
     """
 
     def __init__(
@@ -48,6 +48,9 @@ class ConvBNAct(nn.Sequential):
         activation: str = "silu",
     ) -> None:
         super().__init__()
+        for what, number in (("channels", in_channels), ("channels", out_channels), ("kernel", kernel)):
+            if not isinstance(number, int) or number < 1:
+                raise UserError(f"{what}: expected a whole number from 1 on, found {number}")
         padding = kernel // 2 if padding is None else padding
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)

@@ -92,8 +92,8 @@ def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module],
     expected = f"{group}._target_: '{target}' was found, module.Class was expected"
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{expected}; importing '{module_name}' failed: {error}") from error
+    except Exception as error:  # whatever a module of the user's raises when it is imported
+        raise UserError(f"{expected}; importing '{module_name}' failed: {type(error).__name__}: {error}") from error
     part_class = getattr(module, class_name, None)
     if not (inspect.isclass(part_class) and issubclass(part_class, nn.Module)):
         classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]

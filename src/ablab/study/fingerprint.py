@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab.config import PACKAGE
+from ablab.errors import UserError
 
 # They can word an error or start a stage, but not change a number.
 IRRELEVANT = ("ablab.errors", "ablab.cli", "ablab.config", "ablab.stages.declare")
@@ -89,7 +90,10 @@ def _file(module: str, folder: Path) -> Path | None:
 @cache
 def _scan(file: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """(digest of the syntax tree, modules that are imported anywhere in it)."""
-    tree = ast.parse(file.read_text(), str(file))
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+        raise UserError(f"{file}: not valid Python at line {getattr(error, 'lineno', '?')}: {error}") from None
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     return hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest(), tuple(_imports(tree, package))
 

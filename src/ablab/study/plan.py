@@ -14,8 +14,9 @@ from typing import Any
 
 from ablab import machine
 from ablab.config import Composed, Override, compose, flatten
-from ablab.errors import UserError
+from ablab.errors import UserError, nearest
 from ablab.stages.declare import KINDS, LOCATIONS
+from ablab.study import limits
 from ablab.study.fingerprint import code, digest, targets, versions
 from ablab.study.study import Study, Variant
 
@@ -59,9 +60,7 @@ class Plan:
     duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, equal to)
 
 
-def compile(
-    study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS), weights: Path | None = None
-) -> Plan:
+def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS), weights: Path | None = None) -> Plan:
     """The plan of a study.
 
     describe: tells the class names and content hash of a data set. only: kinds to plan.
@@ -71,8 +70,10 @@ def compile(
     configs: dict[str, Variant] = {}
     duplicates = []
     settled: list[tuple[Variant, dict[str, Any]]] = []
+    kinds = set(only)
     for variant in study.expand():
         config = settle(compose(variant.overrides), variant.overrides, describe)
+        _check_splits(config, describe, kinds)
         identity = digest({key: value for key, value in config.items() if key != "seed"})
         if identity in configs:
             duplicates.append((variant, configs[identity]))
@@ -81,11 +82,9 @@ def compile(
         settled.append((variant, config))
     by_kind: dict[str, dict[str, Stage]] = {kind: {} for kind in KINDS}
     replicates = []
-    for (
-        seed
-    ) in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
+    for seed in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
         for variant, config in settled:
-            stages = _chain(config, seed, describe, set(only), weights)
+            stages = _chain(config, seed, describe, kinds, weights)
             for stage in stages:
                 by_kind[stage.kind].setdefault(stage.fingerprint, stage)
             replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
@@ -95,8 +94,9 @@ def compile(
 def settle(composed: Composed, overrides: Iterable[Override], describe: Describe) -> dict[str, Any]:
     """A complete configuration with what the data and the machine decide: classes, names, device, precision, threads.
 
-    Raises UserError if `model.classes` was set to another number than the data has.
+    Raises UserError for a value out of its limits, or if `model.classes` was set to another number than the data has.
     """
+    limits.check(composed)
     config = composed.resolved
     names = describe(config["data"])["names"]
     classes = config["model"]["classes"]
@@ -107,17 +107,26 @@ def settle(composed: Composed, overrides: Iterable[Override], describe: Describe
         )
     if classes is None:
         config = compose([*overrides, Override("model.classes", len(names), "the data")]).resolved
-    sizes = {phase["imgsz"] for phase in config["schedule"]["phases"]} | set(config["eval"]["resolutions"])
-    for size in sizes:
-        if type(size) is not int or size < 32:
-            raise UserError(f"image sizes are whole numbers of pixels from 32 on, found {size!r}")
     engine = machine.settle(config["engine"])
     return config | {"engine": engine}
 
 
-def _chain(
-    config: dict[str, Any], seed: int, describe: Describe, only: set[str], weights: Path | None
-) -> list[Stage]:
+def _check_splits(config: dict[str, Any], describe: Describe, only: set[str]) -> None:
+    """Raises UserError unless the splits that are trained and evaluated on are there, with something to find."""
+    judged = config["eval"]["split"]
+    for kind, key, split in (("train", "data.train", "train"), ("evaluate", f"eval.split={judged}", judged)):
+        if kind not in only:
+            continue
+        splits = describe(config["data"])["splits"]
+        if split not in splits:
+            raise UserError(f"{key}: the data has no split '{split}'. {nearest(split, splits)}")
+        if not splits[split]["boxes"]:
+            raise UserError(
+                f"data.{split}: no box in its {splits[split]['images']} images, so nothing to learn or to find"
+            )
+
+
+def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str], weights: Path | None) -> list[Stage]:
     """The stages of one replicate, parents first."""
     phases = config["schedule"]["phases"]
     resolutions = config["eval"]["resolutions"]
@@ -134,9 +143,7 @@ def _chain(
     if "train" in only:
         previous: dict[str, str] = {}
         for number, phase in enumerate(phases, 1):
-            label = (
-                f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
-            )
+            label = f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
             train = make("train", label, config | {"phase": phase, "seed": seed}, previous, data)
             stages.append(train)
             previous = {"previous": train.fingerprint}

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ablab.config import Override, find_yaml, flatten
+from ablab.config import Override, find_yaml, flatten, read_yaml
 from ablab.errors import UserError, nearest
 from ablab.study.design import DESIGNS, Point, name
 
@@ -64,6 +62,7 @@ def _all_levels(point: Point) -> str:
     return " ".join(f"{factor}={level}" for factor, level in point.items()) or "defaults"
 
 
+SEEDS_HINT = "a study's seeds are its `seeds`, as in seeds=[0,1,2]"
 KEYS = {
     "question": str,
     "base": dict,
@@ -85,12 +84,16 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
     source = f"sweeps/{path.name}"
     content = _read(path, source)
     asked = list(overrides)
+    seeds_source = "the command line" if any(o.key == "seeds" for o in asked) else source
     for override in [o for o in asked if o.key in ("seeds", "design")]:
         _check_type(override.key, override.value, "the command line")
         content[override.key] = override.value
         asked.remove(override)
+    for override in asked:
+        if override.key == "seed":
+            raise UserError(f"seed={override.value} would change nothing: {SEEDS_HINT}")
     factors = _factors(content.get("factors", {}), source)
-    base = [Override(key, value, source) for key, value in _keys(content.get("base", {})).items()]
+    base = [Override(key, value, source) for key, value in _keys(content.get("base", {}), f"{source}: base").items()]
     measure = {f"eval.{key}": value for key, value in content.get("measure", {}).items()}
     base += [Override(key, value, source) for key, value in measure.items()]
     _refuse_shadowed(asked, factors, source)
@@ -99,16 +102,14 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
         raise UserError(f"{source}: design '{design}' is none. {nearest(design, DESIGNS)}")
     variants = tuple(_point(point, factors, f"{source}: variants") for point in content.get("variants", []))
     if (design == "list") != bool(variants):
-        raise UserError(
-            f"{source}: `variants` goes with `design: list`, and only with it (design is '{design}')"
-        )
+        raise UserError(f"{source}: `variants` goes with `design: list`, and only with it (design is '{design}')")
     return Study(
         name=study,
         question=content.get("question", ""),
         base=(*base, *asked),
         factors=factors,
         design=design,
-        seeds=_seeds(content.get("seeds", [0]), source),
+        seeds=_seeds(content.get("seeds", [0]), f"{seeds_source}: seeds"),
         exclude=tuple(_point(point, factors, f"{source}: exclude") for point in content.get("exclude", [])),
         variants=variants,
         source=source,
@@ -119,7 +120,7 @@ def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
     """A study of one variant, whose levels are what was asked for: what `ablab train` runs."""
     asked = [override for override in overrides if override.key != "seed"]
     factors = {o.key: {str(o.value): (o,)} for o in asked}
-    return Study(name, "", (), factors, "grid", (seed,), source=f"ablab {name}")
+    return Study(name, "", (), factors, "grid", _seeds([seed], "seed"), source=f"ablab {name}")
 
 
 def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> Study:
@@ -133,16 +134,11 @@ def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> 
         if row["recipe"]
     }
     question = "What do the published detectors cost, measured under one convention?"
-    return Study(
-        "experiments", question, tuple(overrides), {"experiment": levels}, "grid", (0,), source="experiments"
-    )
+    return Study("experiments", question, tuple(overrides), {"experiment": levels}, "grid", (0,), source="experiments")
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected keys such as {', '.join(KEYS)}; found {type(content).__name__}")
     for key, value in content.items():
@@ -167,7 +163,7 @@ def _factors(content: dict[Any, Any], source: str) -> dict[str, dict[str, tuple[
         factors[str(factor)] = {
             _level(level, where): tuple(
                 Override(key, value, f"{source}, {factor}={level}")
-                for key, value in _keys(overrides or {}).items()
+                for key, value in _keys(overrides or {}, f"{where}.{level}").items()
             )
             for level, overrides in levels.items()
         }
@@ -176,17 +172,18 @@ def _factors(content: dict[Any, Any], source: str) -> dict[str, dict[str, tuple[
 
 def _level(level: Any, where: str) -> str:
     if isinstance(level, bool):
-        raise UserError(
-            f"{where}: YAML reads this level as {str(level).lower()}: quote it ('on', 'off', 'yes', 'no')"
-        )
+        raise UserError(f"{where}: YAML reads this level as {str(level).lower()}: quote it ('on', 'off', 'yes', 'no')")
     return str(level)
 
 
-def _keys(overrides: Any) -> dict[str, Any]:
+def _keys(overrides: Any, where: str) -> dict[str, Any]:
     """Overrides written dotted, nested or both, as dotted keys in the order given."""
     if not isinstance(overrides, dict):
-        raise UserError(f"expected overrides (key: value), found {overrides!r}")
-    return flatten({str(key): value for key, value in overrides.items()})
+        raise UserError(f"{where}: expected overrides (key: value), found {overrides!r}")
+    keys = flatten({str(key): value for key, value in overrides.items()})
+    if "seed" in keys:
+        raise UserError(f"{where}: seed={keys['seed']} would change nothing: {SEEDS_HINT}")
+    return keys
 
 
 def _point(point: Any, factors: dict[str, Any], where: str) -> Point:
@@ -202,15 +199,14 @@ def _point(point: Any, factors: dict[str, Any], where: str) -> Point:
     return found
 
 
-def _seeds(seeds: list[Any], source: str) -> tuple[int, ...]:
-    if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) != len(seeds):
-        raise UserError(f"{source}: seeds: expected distinct whole numbers from 0 on, found {seeds!r}")
+def _seeds(seeds: list[Any], where: str) -> tuple[int, ...]:
+    whole = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) != len(seeds):
+        raise UserError(f"{where}: expected distinct whole numbers from 0 to {2**32 - 1}, found {seeds!r}")
     return tuple(seeds)
 
 
-def _refuse_shadowed(
-    asked: list[Override], factors: dict[str, dict[str, tuple[Override, ...]]], source: str
-) -> None:
+def _refuse_shadowed(asked: list[Override], factors: dict[str, dict[str, tuple[Override, ...]]], source: str) -> None:
     for override in asked:
         for factor, levels in factors.items():
             if any(o.key == override.key for level in levels.values() for o in level):

@@ -51,6 +51,10 @@ class AnchorHead(nn.Module):
             sizes = torch.empty(0)
         if sizes.dim() != 3 or sizes.shape[2] != 2:
             raise UserError(f"anchors must be as many [width, height] pairs on every level, found {anchors}")
+        if not all(side > 0 for level in anchors for pair in level for side in pair):
+            raise UserError(f"anchors must be above 0 px, found {anchors}")
+        if not anchor_t > 1:
+            raise UserError(f"anchor_t must be above 1, found {anchor_t}")
         if not isinstance(classes, int) or classes < 1:
             raise UserError(f"classes (model.classes) must be a whole number from 1 on, found {classes}")
         self.classes = classes

@@ -1,0 +1,133 @@
+"""What values the keys that ablab itself reads may have: refused here, in a moment and before anything runs.
+
+A part's own keys are its class's to check, and those of a data set its reader's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ablab.config import Composed
+from ablab.errors import UserError, nearest
+
+SIZE = "whole [32, 16384]"  # px
+# Key without list indices -> numbers allowed, as an interval. Keys that the chosen groups lack do not matter.
+LIMITS = {
+    "model.stem": "whole [1, inf)",
+    "schedule.imgsz": SIZE,
+    "schedule.large": SIZE,
+    "schedule.epochs": "whole [1, inf)",
+    "schedule.phases.imgsz": SIZE,
+    "schedule.phases.epochs": "whole [1, inf)",
+    "schedule.phases.lr": "(0, inf)",
+    "schedule.phases.plain_epochs": "whole [0, inf)",
+    "eval.resolutions": SIZE,
+    "eval.conf": "[0, 1)",
+    "eval.iou": "[0, 1]",
+    "eval.max_nms": "whole [1, inf)",
+    "eval.max_det": "whole [1, inf)",
+    "eval.every": "whole [0, inf)",
+    "eval.batch": "whole [1, inf)",
+    "optim.batch": "whole [1, inf)",
+    "optim.lr": "[0, inf)",
+    "optim.muon_lr": "[0, inf)",
+    "optim.adamw_lr": "[0, inf)",
+    "optim.momentum": "[0, 1)",
+    "optim.newton_schulz_steps": "whole [0, 100]",
+    "optim.betas": "[0, 1)",
+    "optim.weight_decay": "[0, inf)",
+    "optim.warmup_epochs": "[0, inf)",
+    "optim.final_lr": "[0, 1]",
+    "optim.clip": "(0, inf)",
+    "optim.bn_momentum": "[0, 1]",
+    "optim.ema": "[0, 1)",
+    "optim.ema_ramp_steps": "(0, inf)",
+    "augment.flip_lr": "[0, 1]",
+    "augment.flip_ud": "[0, 1]",
+    "augment.hsv_h": "[0, 1]",
+    "augment.hsv_s": "[0, 1]",
+    "augment.hsv_v": "[0, 1]",
+    "augment.scale": "[0, 1)",
+    "augment.translate": "[0, 1]",
+    "preprocess.pad": "whole [0, 255]",
+    "preprocess.mean": "(-inf, inf)",
+    "preprocess.std": "(0, inf)",
+}
+LENGTHS = {"optim.betas": 2, "preprocess.mean": 3, "preprocess.std": 3}
+NOT_EMPTY = ("eval.resolutions", "schedule.phases")
+PHASE = {"imgsz", "epochs", "lr"}, {"plain_epochs"}  # keys of a phase: needed, and allowed
+
+
+def check(composed: Composed) -> None:
+    """Raises UserError that names the first key whose value is out of its limits, and where it came from."""
+    config = composed.resolved
+    for key in NOT_EMPTY:
+        group, _, leaf = key.partition(".")
+        if not config[group][leaf]:
+            _refuse(composed, key, config[group][leaf], "at least one entry")
+    for number, phase in enumerate(config["schedule"]["phases"]):
+        _check_phase(composed, f"schedule.phases[{number}]", phase)
+    for key, value in _leaves(config):
+        bare = re.sub(r"\[\d+\]", "", key)
+        if bare in LENGTHS and isinstance(value, list) and len(value) != LENGTHS[bare]:
+            _refuse(composed, key, value, f"{LENGTHS[bare]} numbers")
+        if bare in LIMITS and not isinstance(value, list) and not _allowed(value, LIMITS[bare]):
+            _refuse(composed, key, value, _words(LIMITS[bare]))
+
+
+def _check_phase(composed: Composed, key: str, phase: Any) -> None:
+    needed, allowed = PHASE
+    if not isinstance(phase, dict) or not needed <= phase.keys():
+        _refuse(composed, key, phase, f"the keys {', '.join(sorted(needed))}")
+    for name in phase:
+        if name not in needed | allowed:
+            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, needed | allowed)}")
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with its key, lists both whole and entry by entry: `schedule.phases[0].imgsz`."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+        if isinstance(node, list):
+            for number, value in enumerate(node):
+                yield from _leaves(value, f"{key}[{number}]")
+
+
+def _allowed(value: Any, limit: str) -> bool:
+    whole, left, low, high, right = _parsed(limit)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return False
+    above = value >= low if left == "[" else value > low
+    below = value <= high if right == "]" else value < high
+    return math.isfinite(value) and above and below
+
+
+def _parsed(limit: str) -> tuple[bool, str, float, float, str]:
+    whole, interval = limit.startswith("whole "), limit.removeprefix("whole ")
+    low, high = interval[1:-1].split(", ")
+    return whole, interval[0], float(low), float(high), interval[-1]
+
+
+def _words(limit: str) -> str:
+    """
+    >>> _words("whole [1, inf)"), _words("(0, inf)"), _words("[0, 1)")
+    ('a whole number from 1 on', 'a number above 0', 'a number from 0 to below 1')
+    """
+    whole, left, low, high, right = _parsed(limit)
+    words = "a whole number" if whole else "a number"
+    if low > -math.inf:
+        words += f" {'from' if left == '[' else 'above'} {low:.0f}"
+    if high < math.inf:
+        return f"{words} to {'below ' if right == ')' else ''}{high:.0f}"
+    return f"{words} on" if left == "[" else words
+
+
+def _refuse(composed: Composed, key: str, value: Any, expected: str) -> None:
+    origin = composed.origin(key.partition("[")[0])
+    raise UserError(f"{key}={value} (from {origin}): expected {expected}")
