@@ -71,6 +71,8 @@ def _parse(file: Path, split: str) -> dict[str, list[Any]]:
             f"{file}: not valid JSON at line {error.lineno}, column {error.colno} (byte {error.pos}): {error.msg}; "
             f"is the file cut short?"
         ) from None
+    except RecursionError:
+        raise UserError(f"{file}: lists within lists without end, expected COCO JSON") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{file}: no list '{key}', expected COCO JSON with images, annotations and categories")
@@ -81,7 +83,8 @@ def _images(file: Path, entries: list[Any], folder: Path) -> list[Image]:
     found, seen = [], set()
     for i, entry in enumerate(entries):
         try:
-            image = Image(entry["id"], entry["file_name"], entry["width"], entry["height"], folder / entry["file_name"])
+            name = str(entry["file_name"])
+            image = Image(entry["id"], name, entry["width"], entry["height"], folder / name)
         except (KeyError, TypeError) as error:
             raise UserError(f"{file}: image number {i + 1} ({entry!r:.200}) lacks {error}") from None
         if not all(isinstance(v, int) for v in (image.id, image.width, image.height)):

@@ -35,7 +35,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     if config.get("format") == "scenes":
         from ablab.data import scenes
 
-        return {"names": list(scenes.NAMES), "digest": scenes.digest(config), "splits": scenes.counts(config)}
+        return {"names": list(scenes.names(config)), "digest": scenes.digest(config), "splits": scenes.counts(config)}
 
     began = time.time_ns()
     remembered = _remembered(cache)
@@ -154,8 +154,14 @@ def _remembered(cache: Path | None) -> dict[str, Any]:
 def _remember(cache: Path | None, content: dict[str, Any]) -> None:
     if cache is None:
         return
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(content, stream)
-    os.replace(name, cache)  # whole or not at all: another process may be reading it
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
+    except OSError:  # read-only or full: the next call reads everything again
+        return
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        os.replace(name, cache)  # whole or not at all: another process may be reading it
+    except OSError:
+        os.unlink(name)
