@@ -290,15 +290,16 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
             prepend_hydra=False,
             skip_missing=False,
         )
-        tree = loader._compose_config_from_defaults_list(defaults.defaults, repository)
+        # Read first: composing merges the others into the first one, which the repository keeps.
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
+        _check_recipe(files)
+        tree = loader._compose_config_from_defaults_list(defaults.defaults, repository)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"the configuration cannot be composed: {' '.join(str(error).split())}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         for file in (f for place in search_path for f in Path(place).rglob("*.yaml")):
             read_yaml(file)  # names the one that does not parse
         raise
-    _check_recipe(files)
     chosen = {group: str(choice) for group, choice in defaults.overrides.known_choices.items()}
     tree.pop("hydra", None)
     OmegaConf.set_struct(tree, True)

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ablab.compute import as_float, check_size, memory_explained, prepare
+from ablab.data.dataset import Dataset, Sample
+from ablab.data.loader import Loader
 from ablab.errors import UserError
 from ablab.models.detector import Detector, build
 from ablab.training import optim
@@ -22,8 +25,7 @@ def run(
     work: Path,
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Build the detector, take one training step and decode once, at twice the largest stride, on random
-    images.
+    """Build the detector, take one training step and decode once, at twice the largest stride, on images of noise.
 
     Numbers: params (learnable), max_stride, out_strides. Raises UserError if parts do not fit, a size is no
     multiple of the largest stride, or the head breaks its contract.
@@ -36,10 +38,10 @@ def run(
     compute.place(detector)
 
     imgsz = 2 * detector.max_stride
-    images = torch.randint(256, (2, 3, imgsz, imgsz), dtype=torch.uint8)
+    data = _noise(imgsz, detector.classes)
+    loader = Loader(data, imgsz=imgsz, batch=2, preprocess=config["preprocess"], augment=None, seed=0)
+    images, targets, _ = next(loader.epoch(0))
     x = compute.network_input(images, config["preprocess"])
-    half = imgsz / 2
-    targets = torch.tensor([[0, 0, 0, 0, half, half], [1, detector.classes - 1, 8, 8, half + 8, half]])
     with memory_explained(f"batch=2 at imgsz={imgsz}"):
         detector.train()
         with compute.autocast():
@@ -58,6 +60,20 @@ def run(
         "max_stride": detector.max_stride,
         "out_strides": list(detector.head.out_strides),  # type: ignore[arg-type]
     }
+
+
+def _noise(imgsz: int, classes: int) -> Dataset:
+    """Two images of noise, wider than high, the first with a box of the first class, the other of the last one."""
+    height, width = imgsz * 3 // 4, imgsz
+    rng = np.random.default_rng(0)
+    samples = []
+    for place, label in enumerate((0, classes - 1)):
+        corner = 8 * place
+        box = np.array([[corner, corner, corner + width / 2, corner + height / 2]], np.float32)
+        one = np.array([label]), np.zeros(1, np.bool_), np.array([width * height / 4])
+        pixels = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
+        samples.append(Sample(place + 1, "noise", width, height, box, *one, pixels=pixels))
+    return Dataset(tuple(map(str, range(classes))), tuple(range(classes)), tuple(samples), ())
 
 
 def _check_losses(losses: dict[str, Tensor]) -> None:
