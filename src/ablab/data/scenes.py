@@ -22,10 +22,14 @@ from numpy.typing import NDArray
 from ablab.data.dataset import SPLITS, Dataset, Sample
 from ablab.errors import UserError
 
-NAMES = tuple("0123456789")
 SHARES = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}  # of each digit's samples
 
 Glyph = NDArray[np.float32]  # (h, w) opacity in [0, 1], cropped to its ink
+
+
+def names(config: dict[str, Any]) -> tuple[str, ...]:
+    """The classes: the digits that `digits` asks for, in its order."""
+    return tuple(map(str, config["digits"]))
 
 
 def splits(config: dict[str, Any]) -> list[str]:
@@ -33,7 +37,8 @@ def splits(config: dict[str, Any]) -> list[str]:
 
 
 def counts(config: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """{"train": {"images": n, "boxes": n}, ...} without drawing anything."""
+    """{"train": {"images": n, "boxes": n}, ...} without drawing anything. UserError for a key out of its range."""
+    _check(config)
     return {
         split: {
             "images": config[split],
@@ -55,21 +60,22 @@ def load(config: dict[str, Any], split: str) -> Dataset:
     UserError if the digits asked for find no room.
     """
     _check(config)
-    glyphs = _glyphs(split, config["data_seed"])
+    glyphs = _glyphs(split, config["digits"], config["data_seed"])
     samples = tuple(_scene(config, split, i, glyphs) for i in range(config[split]))
-    return Dataset(NAMES, tuple(range(len(NAMES))), samples, ())
+    return Dataset(names(config), tuple(range(len(glyphs))), samples, ())
 
 
 def _check(config: dict[str, Any]) -> None:
     for key, least, most in (("objects", 0, None), ("scale", 0.02, 1), ("contrast", 0, 1)):
-        low, high = config[key]
-        if not least <= low <= high or (most is not None and high > most):
-            raise UserError(
-                f"data.{key}: [{low}, {high}], expected [low, high] from {least}" + f" to {most}" * bool(most)
-            )
-    for key in ("overlap", "clutter", "noise"):
+        pair = config[key]
+        if len(pair) != 2 or not least <= pair[0] <= pair[1] or (most is not None and pair[1] > most):
+            raise UserError(f"data.{key}: {pair}, expected [low, high] from {least}" + f" to {most}" * bool(most))
+    for key in ("overlap", "clutter", "noise", "data_seed", *SPLITS):
         if config[key] < 0:
             raise UserError(f"data.{key}: {config[key]}, expected at least 0")
+    digits = config["digits"]
+    if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
+        raise UserError(f"data.digits: {digits}, expected distinct digits from 0 to 9")
     if config["size"] < 16:
         raise UserError(f"data.size: {config['size']}, expected at least 16 px")
 
@@ -100,13 +106,13 @@ def _masters() -> tuple[tuple[Glyph, ...], NDArray[np.int64]]:
     return tuple(glyphs), labels.astype(np.int64)
 
 
-def _glyphs(split: str, seed: int) -> list[list[Glyph]]:
+def _glyphs(split: str, digits: list[int], seed: int) -> list[list[Glyph]]:
     """The glyphs of each class that belong to a split."""
     glyphs, labels = _masters()
     order = np.random.default_rng([seed, len(SPLITS)]).permutation(len(labels))
     low, high = SHARES[split]
     chosen = []
-    for digit in range(len(NAMES)):
+    for digit in digits:
         mine = order[labels[order] == digit]
         chosen.append([glyphs[i] for i in mine[round(low * len(mine)) : round(high * len(mine))]])
     return chosen
@@ -115,7 +121,7 @@ def _glyphs(split: str, seed: int) -> list[list[Glyph]]:
 def _scene(config: dict[str, Any], split: str, number: int, glyphs: list[list[Glyph]]) -> Sample:
     rng = _generator(config, split, number)
     size = config["size"]
-    digits = rng.integers(0, len(NAMES), _objects(config, rng))
+    digits = rng.integers(0, len(glyphs), _objects(config, rng))
     picked = [glyphs[digit][rng.integers(len(glyphs[digit]))] for digit in digits]
     boxes = _layout(config, picked, rng)
 
