@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablab.compute import as_float, check_size, memory_explained, prepare
 from ablab.data.dataset import Dataset, Sample
@@ -28,7 +30,7 @@ def run(
     """Build the detector, take one training step and decode once, at twice the largest stride, on images of noise.
 
     Numbers: params (learnable), max_stride, out_strides. Raises UserError if parts do not fit, a size is no
-    multiple of the largest stride, or the head breaks its contract.
+    multiple of the largest stride, or a part breaks its contract.
     """
     compute = prepare(config["engine"])
     torch.manual_seed(0)
@@ -44,7 +46,7 @@ def run(
     x = compute.network_input(images, config["preprocess"])
     with memory_explained(f"batch=2 at imgsz={imgsz}"):
         detector.train()
-        with compute.autocast():
+        with compute.autocast(), _maps_checked(detector, imgsz):
             raw = detector(x)
         losses = detector.loss(as_float(raw), targets.to(compute.device), 0.0)
         _check_losses(losses)
@@ -74,6 +76,32 @@ def _noise(imgsz: int, classes: int) -> Dataset:
         pixels = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
         samples.append(Sample(place + 1, "noise", width, height, box, *one, pixels=pixels))
     return Dataset(tuple(map(str, range(classes))), tuple(range(classes)), tuple(samples), ())
+
+
+@contextmanager
+def _maps_checked(detector: Detector, imgsz: int) -> Iterator[None]:
+    """While it lasts, every part's maps are held to the channels and strides that it says: boxes would be off else."""
+
+    def check(part: nn.Module, _: Any, out: Any, group: str) -> None:
+        found = [tuple(one.shape[1:]) for one in ([out] if isinstance(out, Tensor) else out)]
+        channels: Any = part.out_channels
+        strides: Any = part.out_strides
+        said = [(c, imgsz // s, imgsz // s) for c, s in zip(channels, strides, strict=True)]
+        if found != said:
+            raise UserError(
+                f"{group} {type(part).__name__}: says out_channels {channels} and out_strides {strides}, so maps of "
+                f"{said} at {imgsz} px, but gives {found}"
+            )
+
+    handles = [
+        getattr(detector, group).register_forward_hook(partial(check, group=group))
+        for group in ("stem", "backbone", "neck")
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _check_losses(losses: dict[str, Tensor]) -> None:
