@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 from ablab.study.plan import Plan, Stage
@@ -36,6 +37,10 @@ class Progress:
         elif happening == "progress" and time.monotonic() - self._last > self._every:
             self._last = time.monotonic()
             self._say(f"         {facts.get('message', '')}")
+        elif happening == "done" and stage.kind == "data" and facts["numbers"]["dirt"]:
+            actions = Counter(flaw["action"] for flaw in facts["numbers"]["dirt"])
+            told = ", ".join(f"{count} {action}" for action, count in sorted(actions.items()))
+            self._say(f"         boxes that were wrong: {told}; `ablab data` names them")
         elif happening == "failed":
             self._say(f"FAILED   {self._name(stage)}{stage.label}: {facts['reason']}")
             if "traceback" in facts:

@@ -133,7 +133,8 @@ def root_of(config: dict[str, Any]) -> Path:
         raise UserError("data.root: not given, expected the dataset's folder, as in data.root=/data/mine")
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise UserError(f"data.root: {folder} is {'not a folder' if folder.exists() else 'not there'}")
+        found = "not a folder" if folder.exists() else "not there"
+        raise UserError(f"data.root: {folder} is {found}, expected the dataset's folder")
     if next(folder.iterdir(), None) is None:
         raise UserError(f"data.root: {folder} is empty, expected the dataset")
     return folder
