@@ -1,6 +1,6 @@
 """`ablab plan study=quickstart` against `import torch`, interleaved: goal at most 0.6 of its time.
 
-    python benchmarks/plan.py [runs]
+python benchmarks/plan.py [runs]
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def main(runs: int) -> None:
     ratios = sorted(plan / torch for plan, torch in pairs)
     print(f"plan         median {statistics.median(p for p, _ in pairs):.2f} s")
     print(f"import torch median {statistics.median(t for _, t in pairs):.2f} s")
-    print(f"ratio        median {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) over {runs} pairs")
+    print(
+        f"ratio        median {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) over {runs} pairs"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ablab.config import Override, ceil8, compose, flatten, scaled_channels, scaled_repeats
+from ablab.config import Override, compose, flatten
+from ablab.config.resolvers import ceil8, scaled_channels, scaled_repeats
 from ablab.errors import UserError
 
 

@@ -59,40 +59,46 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(words: list[str]) -> int:
     """What a sweep would do, without doing it: `ablab plan study=NAME [key=value ...]`."""
     from ablab.console import table
-    from ablab.study.plan import Plan
+    from ablab.driver import plan_study, store_of
 
-    study, asked = _study_argument(words)
-    compiled: Plan = _compile(study, asked)
-    store = _store(compiled)
-    print(f"{compiled.study.name}: {' '.join(compiled.study.question.split())}")
-    print(f"design {compiled.study.design}, seeds {', '.join(map(str, compiled.study.seeds))}\n")
+    compiled = plan_study(*_study_argument(words))
+    store = store_of(compiled)
+    study = compiled.study
+    print(f"{study.name}: {' '.join(study.question.split())}")
+    print(f"design {study.design}, seeds {', '.join(map(str, study.seeds))}\n")
     seen: set[str] = set()
     rows = []
+    to_run = 0
     for replicate in compiled.replicates:
         counts = {"to run": 0, "in the store": 0, "shared": 0}
         for fingerprint in replicate.stages:
             done = store.has(fingerprint)
             counts["shared" if fingerprint in seen else "in the store" if done else "to run"] += 1
             seen.add(fingerprint)
+        to_run += counts["to run"]
         rows.append([replicate.variant.name, replicate.seed, *counts.values()])
     print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
-    print(f"\n{len(compiled.stages)} stages, {sum(row[2] for row in rows)} to run in {store.root}")
+    print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.root)}")
+    for left_out, equal in compiled.duplicates:
+        print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")
     print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
     return DONE
 
 
 def sweep(words: list[str]) -> int:
     """Run a study and write its table: `ablab sweep study=NAME [key=value ...]`."""
+    from ablab.driver import attach_report, config_of, plan_study, render, reports_folder, run
+
     study, asked = _study_argument(words)
-    compiled = _compile(study, asked)
-    folder = _reports_folder(_config(compiled), study)
-    outcome, record = _execute(compiled)
-    table = _report(record, _config(compiled)["tracking"]["uri"], folder)
+    compiled = plan_study(study, asked)
+    config = config_of(compiled)
+    reports_folder(config, study)  # told now if it cannot be written, not after the work
+    outcome, _ = run(compiled)
+    table = render(config, study)
+    attach_report(config, study)
     print(table.read_text())
-    print(
-        f"{outcome.ran} stages ran, {outcome.cached} were in the store. Table: {_shown(table)}",
-        file=sys.stderr,
-    )
+    counts = f"{outcome.ran} stages ran, {outcome.cached} were in the store"
+    print(f"{counts}. Table: {_shown(table)}", file=sys.stderr)
     return SOME_FAILED if outcome.failures else DONE
 
 
@@ -102,7 +108,7 @@ def train(words: list[str]) -> int:
     With --multirun (-m) Hydra runs one for each combination: `ablab train -m stem=focus,conv3x3 seed=0,1`.
     """
     if {"-m", "--multirun"} & set(words):
-        from ablab.multirun import multirun
+        from ablab.config.multirun import multirun
 
         codes: list[int] = []
         multirun([w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_one_of_many(job)))
@@ -120,23 +126,17 @@ def _one_of_many(words: list[str]) -> int:
 
 
 def _train_one(words: list[str]) -> int:
-    from ablab import tracking
     from ablab.console import table
-    from ablab.study.plan import compile
-    from ablab.study.study import single
+    from ablab.driver import plan_training, run, store_of
 
-    asked = parse(words)
-    config = compose(asked).resolved
-    outcome, record = _execute(compile(single("train", asked, config["seed"]), _describe(config)))
-    tracking.record(record, config["tracking"]["uri"])
-    for stage in record["variants"][0]["replicates"][0]["stages"]:
-        if stage["kind"] == "train":
-            store = _store_at(config)
-            print(
-                f"weights: {_shown(store.folder(stage['fingerprint']) / 'weights.safetensors')}",
-                file=sys.stderr,
-            )
-    found = [s["numbers"] for s in record["variants"][0]["replicates"][0]["stages"] if s["kind"] == "evaluate"]
+    compiled = plan_training(parse(words))
+    outcome, record = run(compiled)
+    stages = record["variants"][0]["replicates"][0]["stages"]
+    trained = [stage["fingerprint"] for stage in stages if stage["kind"] == "train"]
+    if trained:
+        weights = store_of(compiled).folder(trained[-1]) / "weights.safetensors"
+        print(f"weights: {_shown(weights)}", file=sys.stderr)
+    found = [stage["numbers"] for stage in stages if stage["kind"] == "evaluate"]
     print(table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found]))
     return SOME_FAILED if outcome.failures else DONE
 
@@ -144,6 +144,7 @@ def _train_one(words: list[str]) -> int:
 def evaluate(words: list[str]) -> int:
     """COCO AP of weights: `ablab eval model=NAME weights=FILE data=NAME eval.resolutions=[320,416]`."""
     from ablab.console import table
+    from ablab.driver import measure
 
     own, asked = _own_arguments(words, {"weights": None})
     weights = own["weights"]
@@ -153,7 +154,7 @@ def evaluate(words: list[str]) -> int:
     file = file / "weights.safetensors" if file.is_dir() else file
     if not file.is_file():
         raise UserError(f"weights={weights}: there is no file {_shown(file)}")
-    numbers = _measure(asked, {"data", "evaluate"}, file)
+    numbers = measure(asked, {"data", "evaluate"}, file)
     rows = [[n["imgsz"], *map(_percent, _family(n)), n["images"]] for n in numbers]
     print(table(["input", "mAP50", "mAP", "mAP75", "images"], rows))
     for n in numbers:
@@ -167,8 +168,9 @@ def evaluate(words: list[str]) -> int:
 def profile(words: list[str]) -> int:
     """Costs of a model: `ablab profile model=NAME [eval.resolutions=[320,640]]`; 80 classes unless data is named."""
     from ablab.console import table
+    from ablab.driver import measure
 
-    numbers = _measure(parse(words), {"profile"})
+    numbers = measure(parse(words), {"profile"})
     rows = [
         [
             n["imgsz"],
@@ -192,13 +194,10 @@ def profile(words: list[str]) -> int:
 
 def report(words: list[str]) -> int:
     """Write the table again from MLflow alone: `ablab report study=NAME`, or `ablab report experiments`."""
-    study, asked = _study_argument(words)
-    if study == "experiments":
-        return _report_experiments(asked)
-    from ablab.report.render import render
+    from ablab.driver import render, render_experiments
 
-    config = compose(asked).resolved
-    table = render(config["tracking"]["uri"], study, _reports_folder(config, study))
+    study, asked = _study_argument(words)
+    table = render_experiments(asked) if study == "experiments" else render(compose(asked).resolved, study)
     print(table.read_text())
     return DONE
 
@@ -209,16 +208,17 @@ def data(words: list[str]) -> int:
     from ablab.data.dataset import load
     from ablab.data.draw import contact_sheet
     from ablab.data.summary import summary
+    from ablab.driver import describe_data, reports_folder
 
     composed = compose(parse(words))
     config = composed.resolved
-    folder = _reports_folder(config, "data")
-    splits = _describe(config)(config["data"])["splits"]
+    folder = reports_folder(config, "data")
+    splits = describe_data(config)(config["data"])["splits"]
     for split in splits:
         dataset = load(config["data"], split)
         headers, rows, dirt = summary(dataset)
         print(f"{split}: {len(dataset.samples)} images\n{table(headers, rows)}")
-        print("".join(f"  {line}\n" for line in dirt))
+        print("".join(f"  {line}\n" for line in dirt or ["nothing wrong was found in the annotations"]))
     picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png")
     print(f"labelled samples: {_shown(Path(picture))}")
     return DONE
@@ -298,121 +298,6 @@ def _study_argument(words: list[str]) -> tuple[str, list[Override]]:
     if own["study"] is None:
         raise UserError(f"name a study: study=NAME. There are: {', '.join(yaml_names('sweeps'))}")
     return str(own["study"]), asked
-
-
-def _describe(config: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Names and content hash of a data group, asked for once a command and remembered in the store's folder."""
-    from ablab.data.identity import describe
-
-    cache = Path(config["store"]) / "data.json"
-    known: dict[str, dict[str, Any]] = {}
-
-    def ask(group: dict[str, Any]) -> dict[str, Any]:
-        key = repr(sorted(flatten(group).items()))
-        if key not in known:
-            known[key] = describe(group, cache)
-        return known[key]
-
-    return ask
-
-
-def _compile(study: str, asked: list[Override]) -> Any:
-    from ablab.study.plan import compile
-    from ablab.study.study import load
-
-    loaded = load(study, asked)
-    return compile(loaded, _describe(compose(loaded.expand()[0].overrides).resolved))
-
-
-def _config(compiled: Any) -> dict[str, Any]:
-    return compiled.replicates[0].config
-
-
-def _store(compiled: Any) -> Any:
-    return _store_at(_config(compiled))
-
-
-def _store_at(config: dict[str, Any]) -> Any:
-    from ablab.store import Store
-
-    return Store(config["store"])
-
-
-def _execute(compiled: Any) -> tuple[Any, dict[str, Any]]:
-    from ablab import tracking
-    from ablab.console import Progress, warn
-    from ablab.engine.inline import execute
-    from ablab.study.record import record
-
-    tracking.connect(_config(compiled)["tracking"]["uri"], create=True)  # not after hours of training
-    for left_out, equal in compiled.duplicates:
-        warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
-    store = _store(compiled)
-    outcome = execute(compiled, store, Progress(compiled))
-    return outcome, record(compiled, store, outcome.failures)
-
-
-def _reports_folder(config: dict[str, Any], name: str) -> Path:
-    """Where a table goes. Raises UserError if nothing can be written there."""
-    folder = Path(config["reports"]) / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        why = None if os.access(folder, os.W_OK) else "it cannot be written to"
-    except OSError as error:
-        why = error.strerror
-    if why:
-        raise UserError(f"reports={config['reports']}: no reports can go to the folder {folder}: {why}")
-    return folder
-
-
-def _report(record: dict[str, Any], uri: str, folder: Path) -> Path:
-    from ablab import tracking
-    from ablab.report.render import render
-
-    tracking.record(record, uri)
-    table = render(uri, record["name"], folder)
-    tracking.log_report(uri, record["name"], folder)
-    return table
-
-
-def _measure(asked: list[Override], kinds: set[str], weights: Path | None = None) -> list[dict[str, Any]]:
-    """Numbers of evaluate or profile stages at every resolution of one configuration, from the store or made now."""
-    from ablab.console import Progress
-    from ablab.engine.inline import execute
-    from ablab.study.plan import compile
-    from ablab.study.study import single
-
-    config = compose(asked).resolved
-    bare = kinds == {"profile"} and not any(o.key == "data" or o.key.startswith("data.") for o in asked)
-    describe = _classes_only(config["model"]["classes"] or 80) if bare else _describe(config)
-    compiled = compile(single("measure", asked, config["seed"]), describe, kinds, weights)
-    store = _store(compiled)
-    outcome = execute(compiled, store, Progress(compiled))
-    if outcome.failures:
-        raise UserError(next(iter(outcome.failures.values())))
-    return [store.read(f)["numbers"] for f, stage in compiled.stages.items() if stage.kind != "data"]
-
-
-def _classes_only(classes: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Stands in for a data set where only the number of classes matters: costs, at COCO's 80 unless told."""
-    return lambda _: {"names": [str(i) for i in range(classes)], "digest": "", "splits": {}}
-
-
-def _report_experiments(asked: list[Override]) -> int:
-    """Measure the costs of every published row whose detector is built, and print them beside what was published."""
-    from ablab import tracking
-    from ablab.report.experiments import load_rows, render_experiments
-    from ablab.study.plan import compile
-    from ablab.study.study import published
-
-    config = compose(asked).resolved
-    folder = _reports_folder(config, "experiments")
-    rows = load_rows()
-    _, record = _execute(compile(published(rows, asked), _classes_only(80), {"profile"}))
-    tracking.record(record, config["tracking"]["uri"])
-    table = render_experiments(config["tracking"]["uri"], rows, folder)
-    print(table.read_text())
-    return DONE
 
 
 def _family(numbers: dict[str, Any]) -> tuple[Any, Any, Any]:

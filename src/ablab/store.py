@@ -44,9 +44,7 @@ class Store:
         try:
             record = json.loads(file.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{file}: the record is damaged ({error}); delete its folder to run it again"
-            ) from None
+            raise UserError(f"{file}: the record is damaged ({error}); delete its folder to run it again") from None
         if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
             raise UserError(f"{file}: the record is of another stage; delete its folder to run it again")
         return record

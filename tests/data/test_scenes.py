@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,9 @@ def test_more_scenes_change_none(config: dict[str, Any]) -> None:
 
 
 def test_the_splits_share_no_digit() -> None:
-    by_split = {split: {id(g) for mine in scenes._glyphs(split, list(range(10)), 0) for g in mine} for split in scenes.SPLITS}
+    by_split = {
+        split: {id(g) for mine in scenes._glyphs(split, list(range(10)), 0) for g in mine} for split in scenes.SPLITS
+    }
     assert sum(len(ids) for ids in by_split.values()) == len(set.union(*by_split.values())) == 1797
     assert all(len(mine) > 30 for split in scenes.SPLITS for mine in scenes._glyphs(split, list(range(10)), 0))
 

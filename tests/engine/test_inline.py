@@ -111,7 +111,7 @@ def test_a_mistake_in_a_check_refuses_before_any_training(stages: Stages, tmp_pa
         raise UserError("stem and neck do not fit")
 
     stages.instead["sa"] = mistake
-    with pytest.raises(UserError, match="^a: stem and neck do not fit$"):
+    with pytest.raises(UserError, match=r"^a: stem and neck do not fit$"):
         execute(two_variants(), Store(tmp_path), quiet)
     assert stages.calls == ["sa", "sb"]  # every check is heard before it refuses
 

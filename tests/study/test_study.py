@@ -24,7 +24,11 @@ measure: {resolutions: [64]}
 
 
 def describe(_: dict) -> dict:
-    return {"names": ["a", "b", "c"], "digest": "d", "splits": dict.fromkeys(("train", "val"), {"images": 2, "boxes": 4})}
+    return {
+        "names": ["a", "b", "c"],
+        "digest": "d",
+        "splits": {split: {"images": 2, "boxes": 4} for split in ("train", "val")},
+    }
 
 
 @pytest.fixture
@@ -69,7 +73,9 @@ def test_equal_work_is_one_stage(write) -> None:
 
 def test_phases_are_shared_exactly_as_far_as_they_are_equal(write) -> None:
     write(
-        GOOD.replace("factors:", "factors:\n  schedule: {constant: {}, large: {schedule: progressive, schedule.large: 96}}")
+        GOOD.replace(
+            "factors:", "factors:\n  schedule: {constant: {}, large: {schedule: progressive, schedule.large: 96}}"
+        )
         .replace("seeds: [0, 1]", "seeds: [0]")
         .replace("design: grid", "design: one_at_a_time")
     )

@@ -67,7 +67,7 @@ def _code(modules: tuple[str, ...], folder: Path) -> str:
     while waiting:
         module = waiting.pop()
         file = _file(module, folder)
-        if module in seen or file is None or module in IRRELEVANT:
+        if module in seen or file is None or module.startswith(IRRELEVANT):
             continue
         seen[module], imported = _scan(file, module)
         waiting.extend(imported)

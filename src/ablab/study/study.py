@@ -11,6 +11,8 @@ from ablab.config import Override, find_yaml, flatten, read_yaml
 from ablab.errors import UserError, nearest
 from ablab.study.design import DESIGNS, Point, name
 
+Factors = dict[str, dict[str, tuple[Override, ...]]]  # factor -> level -> its overrides
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -32,7 +34,7 @@ class Study:
     name: str
     question: str
     base: tuple[Override, ...]
-    factors: dict[str, dict[str, tuple[Override, ...]]]
+    factors: Factors
     design: str
     seeds: tuple[int, ...]
     exclude: tuple[Point, ...] = ()
@@ -119,13 +121,13 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
 def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
     """A study of one variant, whose levels are what was asked for: what `ablab train` runs."""
     asked = [override for override in overrides if override.key != "seed"]
-    factors = {o.key: {str(o.value): (o,)} for o in asked}
+    factors: Factors = {o.key: {str(o.value): (o,)} for o in asked}
     return Study(name, "", (), factors, "grid", _seeds([seed], "seed"), source=f"ablab {name}")
 
 
 def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> Study:
     """The rows of `experiments/` whose recipe is built, each at its own input size, as a study of costs."""
-    levels = {
+    levels: dict[str, tuple[Override, ...]] = {
         row["id"]: (
             Override("model", row["recipe"], f"experiments, row {row['id']}"),
             Override("eval.resolutions", [row["imgsz"]], f"experiments, row {row['id']}"),
@@ -154,8 +156,8 @@ def _check_type(key: str, value: Any, source: str) -> None:
         raise UserError(f"{source}: {key}: expected {shown}, found {value!r}")
 
 
-def _factors(content: dict[Any, Any], source: str) -> dict[str, dict[str, tuple[Override, ...]]]:
-    factors: dict[str, dict[str, tuple[Override, ...]]] = {}
+def _factors(content: dict[Any, Any], source: str) -> Factors:
+    factors: Factors = {}
     for factor, levels in content.items():
         where = f"{source}: factors.{factor}"
         if not isinstance(levels, dict) or not levels:
@@ -206,7 +208,7 @@ def _seeds(seeds: list[Any], where: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _refuse_shadowed(asked: list[Override], factors: dict[str, dict[str, tuple[Override, ...]]], source: str) -> None:
+def _refuse_shadowed(asked: list[Override], factors: Factors, source: str) -> None:
     for override in asked:
         for factor, levels in factors.items():
             if any(o.key == override.key for level in levels.values() for o in level):

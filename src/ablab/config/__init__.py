@@ -1,0 +1,27 @@
+"""Configurations: composed, checked and explained. The one place that knows Hydra.
+
+files.py      where YAML files are found          overrides.py  `key=value`, and who asked for it
+base.py       group choices, by Hydra             check.py      keys, types, knobs
+resolvers.py  numbers computed in YAML            compose.py    all of it: `compose`
+multirun.py   Hydra's own sweeps
+"""
+
+from ablab.config.base import groups
+from ablab.config.compose import Composed, compose
+from ablab.config.files import PACKAGE, find_yaml, places, read_yaml, shipped, yaml_names
+from ablab.config.overrides import Override, flatten, parse
+
+__all__ = [
+    "PACKAGE",
+    "Composed",
+    "Override",
+    "compose",
+    "find_yaml",
+    "flatten",
+    "groups",
+    "parse",
+    "places",
+    "read_yaml",
+    "shipped",
+    "yaml_names",
+]

@@ -1,0 +1,146 @@
+"""A combination of group choices, composed by Hydra before any value is set, and remembered."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ablab.config.files import places, read_yaml, shown
+from ablab.config.overrides import flatten
+from ablab.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Base:
+    """A combination of group choices as Hydra composed it, before any value is set."""
+
+    tree: DictConfig
+    choices: dict[str, str]
+    files: list[tuple[str, Path, dict[str, Any]]]  # (package, file, its keys), later ones win
+
+    def origin(self, key: str) -> str:
+        for package, file, content in reversed(self.files):
+            inner = key.removeprefix(f"{package}.") if package else key
+            if (not package or inner != key) and _has(content, inner):
+                return shown(file)
+        return "conf/config.yaml"
+
+
+@cache
+def _loader(search_path: tuple[str, ...]) -> ConfigLoaderImpl:
+    Plugins.instance()  # registers the readers of configuration files
+    path = ConfigSearchPathImpl()
+    for place in search_path:
+        path.append("ablab", f"file://{place}")
+    path.append("schema", "structured://")  # Hydra insists on it
+    return ConfigLoaderImpl(config_search_path=path)
+
+
+def _search_path() -> tuple[str, ...]:
+    return tuple(map(str, places("conf")))
+
+
+def groups() -> dict[str, list[str]]:
+    """Every group and its choices, from the working folder's `conf/` and ablab's."""
+    return _groups(_search_path())
+
+
+@cache
+def _groups(search_path: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for place in map(Path, search_path):
+        for file in place.glob("*/*.yaml"):
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(choices) for group, choices in sorted(found.items())}
+
+
+def compose_choices(choices: dict[str, str]) -> Base:
+    """Compose once for each combination of choices; Hydra takes tens of milliseconds for it.
+
+    Raises UserError for files that cannot be composed, and for a recipe that sets a part's own key.
+    """
+    return _compose_choices(tuple(sorted(choices.items())), _search_path())
+
+
+@cache
+def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[str, ...]) -> Base:
+    loader = _loader(search_path)
+    repository = CachingConfigRepository(loader.repository)
+    parser = OverridesParser.create()
+    try:
+        defaults = create_defaults_list(
+            repo=repository,
+            config_name="config",
+            overrides_list=parser.parse_overrides([f"{group}={choice}" for group, choice in choices]),
+            prepend_hydra=False,
+            skip_missing=False,
+        )
+        # Read first: composing merges the others into the first one, which the repository keeps.
+        files = [_read(default, repository) for default in defaults.defaults if default.config_path]
+        _check_recipe(files)
+        tree = loader._compose_config_from_defaults_list(defaults.defaults, repository)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"the configuration cannot be composed: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        for file in (f for place in search_path for f in Path(place).rglob("*.yaml")):
+            read_yaml(file)  # names the one that does not parse
+        raise
+    chosen = {group: str(choice) for group, choice in defaults.overrides.known_choices.items()}
+    tree.pop("hydra", None)
+    OmegaConf.set_struct(tree, True)
+    return Base(tree, chosen, files)
+
+
+def _read(default: ResultDefault, repository: CachingConfigRepository) -> tuple[str, Path, dict[str, Any]]:
+    path = str(default.config_path)
+    loaded = repository.load_config(path)
+    assert loaded is not None
+    content = OmegaConf.to_container(loaded.config, resolve=False)
+    if not isinstance(content, dict):
+        raise UserError(f"conf/{path}.yaml: expected keys and their values, found {content!r:.100}")
+    package = default.package if default.package and default.package != "_global_" else ""
+    keys = {str(key): value for key, value in content.items()}
+    return package, Path(str(loaded.path).removeprefix("file://")) / f"{path}.yaml", keys
+
+
+def _has(content: Any, key: str) -> bool:
+    for part in re.split(r"\.|\[", key):
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
+    """Refuse a recipe that sets what is no shared knob: a part's own key would leak into whatever part replaces it."""
+    root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
+    knobs = [key for key in flatten(root) if is_shared(key) and not key.startswith("hydra.")]
+    for package, file, content in files:
+        if package or content is root:
+            continue
+        for key in flatten(content):
+            if key not in knobs:
+                raise UserError(
+                    f"{shown(file)}: a recipe chooses parts and sets shared knobs; '{key}' is none of them. "
+                    f"{nearest(key, knobs)}"
+                )
+
+
+def is_shared(key: str) -> bool:
+    top, _, rest = key.partition(".")
+    return bool(rest) and (top == "model" or top not in groups())

@@ -1,0 +1,105 @@
+"""Compose a configuration from overrides.
+
+Notable here:
+
+- A folder's own `conf/` comes before the one ablab ships, and a key that is not in the YAML is refused.
+- The YAML of a group is its schema: an override keeps the type that is written there.
+- Composing costs Hydra tens of milliseconds, so it happens once for each combination of group choices;
+  values are then set on a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import ablab.config.resolvers  # noqa: F401  (registers them)
+from ablab.config.base import Base, compose_choices, groups, is_shared
+from ablab.config.check import check_knobs_are_read, references, set_value
+from ablab.config.overrides import Override, flatten, parse
+from ablab.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One complete configuration.
+
+    resolved: plain nested dictionary, without interpolations.
+    choices: group -> chosen file.
+    """
+
+    resolved: dict[str, Any]
+    choices: dict[str, str]
+    _base: Base
+    _values: tuple[Override, ...]
+
+    def origin(self, key: str) -> str:
+        """The file (or the command line, a level, ...) that a dotted key's value came from."""
+        for override in reversed(self._values):
+            if key == override.key or key.startswith(f"{override.key}."):
+                return override.source
+        return self._base.origin(key)
+
+    def unread(self) -> list[str]:
+        """Shared knobs that none of the chosen parts reads, such as a recipe's whose part was replaced."""
+        content = OmegaConf.to_container(self._base.tree, resolve=False)
+        assert isinstance(content, dict)
+        knobs = {key for key in flatten({str(k): v for k, v in content.items()}) if is_shared(key)}
+        return sorted(knobs - set(references(content)) - {"model.name"})
+
+
+def compose(overrides: Iterable[str | Override] = ()) -> Composed:
+    """The configuration that `overrides` ask for; later ones win.
+
+    Raises UserError for an unknown key or choice, a wrong type, or a shared knob that no chosen part reads.
+    """
+    asked = [parse([item])[0] if isinstance(item, str) else item for item in overrides]
+    available = groups()
+    choices = {}
+    values = []
+    for override in asked:
+        if override.key not in available:
+            values.append(override)
+        elif isinstance(override.value, str) and override.value in available[override.key]:
+            choices[override.key] = override.value
+        else:
+            raise UserError(
+                f"{override.key}={override.value} (from {override.source}): no such choice. "
+                f"{nearest(override.value, available[override.key])}"
+            )
+    base = compose_choices(choices)
+    tree = copy.deepcopy(base.tree) if values else base.tree
+    for override in values:
+        set_value(tree, base, override)
+    check_knobs_are_read(tree, values)
+    return Composed(_resolve(tree), base.choices, base, tuple(values))
+
+
+def _resolve(tree: DictConfig) -> dict[str, Any]:
+    try:
+        resolved = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        cause: BaseException | None = error
+        while cause is not None:  # a resolver's own complaint
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        key = getattr(error, "full_key", None)
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(resolved, dict)
+    for key, value in flatten({str(k): v for k, v in resolved.items()}).items():
+        if not _finite(value):
+            raise UserError(f"{key}={value}: expected a finite number")
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -1,0 +1,48 @@
+"""Resolvers: from shared knobs to the concrete numbers that parts take.
+
+${channels:BASE,WIDTH}   ${channels:BASE,WIDTH,PRUNE}   ${repeats:COUNT,DEPTH}   ${class_gain:GAIN,CLASSES}
+"""
+
+from __future__ import annotations
+
+from omegaconf import OmegaConf
+
+from ablab.errors import UserError
+
+
+def ceil8(channels: float) -> int:
+    """The smallest multiple of 8 that is not below `channels`, at least 8.
+
+    >>> ceil8(116), ceil8(128), ceil8(2)
+    (120, 128, 8)
+    """
+    return max(8, int(-(-round(channels, 6) // 8) * 8))
+
+
+def scaled_channels(base: float, width: float, prune: float = 0.0) -> int:
+    """`base` channels at a width multiple, then narrowed by the share `prune` in [0, 1)."""
+    if not 0 <= prune < 1:
+        raise UserError(f"head_prune.ratio: expected a share in [0, 1), found {prune}")
+    if width <= 0:
+        raise UserError(f"model.width: expected a number above 0, found {width}")
+    return ceil8(ceil8(base * width) * (1 - prune))
+
+
+def scaled_repeats(count: int, depth: float) -> int:
+    """Repeats of a block at a depth multiple, never below one."""
+    if depth <= 0:
+        raise UserError(f"model.depth: expected a number above 0, found {depth}")
+    return max(round(count * depth), 1)
+
+
+def scaled_gain(gain: float, classes: int | None) -> float:
+    """A classification gain given at COCO's 80 classes, for another number of them (YOLOv5: in proportion).
+
+    Until the data has told the number of classes (null) it is the gain at 80.
+    """
+    return gain if classes is None else gain * classes / 80
+
+
+OmegaConf.register_new_resolver("channels", scaled_channels, replace=True)
+OmegaConf.register_new_resolver("repeats", scaled_repeats, replace=True)
+OmegaConf.register_new_resolver("class_gain", scaled_gain, replace=True)

@@ -1,0 +1,129 @@
+"""What the verbs of the command line do with a study: plan it, execute it, record it, render it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ablab.config import Override, compose, flatten
+from ablab.console import Progress, warn
+from ablab.engine.inline import Outcome, execute
+from ablab.errors import UserError
+from ablab.store import Store
+from ablab.study.plan import Describe, Plan, compile
+from ablab.study.record import record
+from ablab.study.study import Study, load, published, single
+
+
+def plan_study(name: str, asked: list[Override]) -> Plan:
+    """The plan of `sweeps/<name>.yaml` under the command line's overrides."""
+    study = load(name, asked)
+    return compile(study, describe_data(compose(study.expand()[0].overrides).resolved))
+
+
+def plan_training(asked: list[Override]) -> Plan:
+    """The plan of one configuration: train, evaluate, profile."""
+    config = compose(asked).resolved
+    return compile(single("train", asked, config["seed"]), describe_data(config))
+
+
+def config_of(plan: Plan) -> dict[str, Any]:
+    """The baseline's configuration, which also says where the store, the record and the reports are."""
+    return plan.replicates[0].config
+
+
+def store_of(plan: Plan) -> Store:
+    return Store(config_of(plan)["store"])
+
+
+def describe_data(config: dict[str, Any]) -> Describe:
+    """Names and content hash of a data group, asked for once a command and remembered in the store's folder."""
+    from ablab.data.identity import describe
+
+    cache = Path(config["store"]) / "data.json"
+    known: dict[str, dict[str, Any]] = {}
+
+    def ask(group: dict[str, Any]) -> dict[str, Any]:
+        key = repr(sorted(flatten(group).items()))
+        if key not in known:
+            known[key] = describe(group, cache)
+        return known[key]
+
+    return ask
+
+
+def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
+    """Execute a plan and write it to MLflow: (outcome, the study record)."""
+    from ablab import tracking
+
+    uri = config_of(plan)["tracking"]["uri"]
+    tracking.connect(uri, create=True)  # a wrong one is told now, not after hours of training
+    for left_out, equal in plan.duplicates:
+        warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
+    store = store_of(plan)
+    outcome = execute(plan, store, Progress(plan))
+    facts = record(plan, store, outcome.failures)
+    tracking.record(facts, uri)
+    return outcome, facts
+
+
+def reports_folder(config: dict[str, Any], name: str) -> Path:
+    """Where a table goes. Raises UserError if nothing can be written there."""
+    folder = Path(config["reports"]) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(folder, os.W_OK) else "it cannot be written to"
+    except OSError as error:
+        why = error.strerror
+    if why:
+        raise UserError(f"reports={config['reports']}: no reports can go to the folder {folder}: {why}")
+    return folder
+
+
+def render(config: dict[str, Any], study: str) -> Path:
+    """Write a study's table and figures from MLflow alone; returns table.md."""
+    from ablab.report import render as write
+
+    return write.render(config["tracking"]["uri"], study, reports_folder(config, study))
+
+
+def attach_report(config: dict[str, Any], study: str) -> None:
+    """Put the rendered report beside the study in MLflow."""
+    from ablab import tracking
+
+    tracking.log_report(config["tracking"]["uri"], study, reports_folder(config, study))
+
+
+def measure(asked: list[Override], kinds: set[str], weights: Path | None = None) -> list[dict[str, Any]]:
+    """Numbers of evaluate or profile stages at every resolution of one configuration, from the store or made now.
+
+    Costs are at COCO's 80 classes unless data or `model.classes` is named. Raises UserError for what fails.
+    """
+    config = compose(asked).resolved
+    bare = kinds == {"profile"} and not any(o.key == "data" or o.key.startswith("data.") for o in asked)
+    describe = _classes_only(config["model"]["classes"] or 80) if bare else describe_data(config)
+    plan = compile(single("measure", asked, config["seed"]), describe, kinds, weights)
+    store = store_of(plan)
+    outcome = execute(plan, store, Progress(plan))
+    if outcome.failures:
+        raise UserError(next(iter(outcome.failures.values())))
+    return [store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind != "data"]
+
+
+def render_experiments(asked: list[Override]) -> Path:
+    """Measure the costs of every published row whose detector is built, and write them beside what was published."""
+    from ablab.report import experiments
+
+    rows = experiments.load_rows()
+    study: Study = published(rows, asked)
+    config = compose(asked).resolved
+    folder = reports_folder(config, study.name)
+    run(compile(study, _classes_only(80), {"profile"}))
+    return experiments.render_experiments(config["tracking"]["uri"], rows, folder)
+
+
+def _classes_only(classes: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Stands in for a data set where only the number of classes matters."""
+    return lambda _: {"names": [str(i) for i in range(classes)], "digest": "", "splits": {}}
