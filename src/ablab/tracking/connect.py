@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ablab.errors import UserError, nearest
 
 for _name in ("alembic", "mlflow"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback beside the exception it raises
 
 SERVERS, DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = (*SERVERS, *DATABASES, "databricks")
@@ -45,7 +47,7 @@ def connect(uri: str, create: bool) -> MlflowClient:
             _ask_server(uri)
         elif scheme in DATABASES:
             _ask_database(uri, create)
-        client = MlflowClient(uri)
+        client = MlflowClient(_absolute(uri))
         client.search_experiments(max_results=1)
         return client
 
@@ -78,6 +80,10 @@ def _ask_database(uri: str, create: bool) -> None:
         file = Path(str(url.database))
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(file if file.exists() else file.parent, os.W_OK):
+                raise UserError(f"tracking.uri={uri}: {file} cannot be written to, it or its disk is read-only")
+            if not file.exists():
+                _make_sqlite(file)
         elif not file.exists():
             raise UserError(f"tracking.uri={uri}: there is no {file}: nothing is recorded yet")
     elif url.get_backend_name() in ("postgresql", "mysql"):
@@ -89,6 +95,27 @@ def _ask_database(uri: str, create: bool) -> None:
         raise UserError(
             f"tracking.uri={uri}: a database of something else (tables {', '.join(tables[:3])}). {EXAMPLES}"
         )
+
+
+def _make_sqlite(file: Path) -> None:
+    """Make an empty record, whole or not at all: MLflow cannot go on with one that a crash left half made."""
+    with tempfile.TemporaryDirectory(dir=file.parent.resolve(), prefix=".new-") as scratch:
+        new = Path(scratch) / file.name
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        try:
+            os.link(new, file)
+        except FileExistsError:  # another process was faster
+            pass
+        except OSError:  # a file system without hard links
+            new.replace(file)
+
+
+def _absolute(uri: str) -> str:
+    """The address with an SQLite file's whole path: MLflow keeps a store for each address, whatever folder it is in."""
+    url = sqlalchemy.engine.make_url(uri) if urlsplit(uri).scheme.partition("+")[0] in DATABASES else None
+    if url is None or url.get_backend_name() != "sqlite":
+        return uri
+    return url.set(database=str(Path(str(url.database)).resolve())).render_as_string(hide_password=False)
 
 
 def shown(uri: str) -> str:
