@@ -178,7 +178,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     except subprocess.CalledProcessError as error:
         pytest.skip(f"a file system cannot be mounted here: {error.stderr.strip()}")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # MLflow keeps its database open
 
 
 def remount(place: Path, options: str) -> None:
