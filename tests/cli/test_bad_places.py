@@ -124,6 +124,14 @@ def test_a_read_only_reports_folder_is_told_before_any_stage(folder: Folder, dis
     assert folder.published() == {}
 
 
+def test_a_report_for_which_there_is_no_room(finished: Folder, disk: Path) -> None:
+    file = fill(disk)
+    finished.refused("sweep", "tiny", f"reports={disk}", says=["No space left", "same command again"])
+    file.unlink()
+    assert finished.run("sweep", "tiny", f"reports={disk}").code == 0
+    assert (disk / "tiny/table.md").read_bytes() == (finished.path / "reports/tiny/table.md").read_bytes()
+
+
 def test_a_file_in_place_of_the_store(folder: Folder) -> None:
     folder.write("notes", "a file")
     folder.refused("sweep", "tiny", "store=notes", says=["the store", "notes", "a file is where a folder should be"])
