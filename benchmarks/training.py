@@ -32,7 +32,7 @@ def main() -> None:
     base = ["model.classes=10", "data=scenes", "data.size=320", "data.train=64", "data.objects=[4,16]"]
     config = compose([*base, *sys.argv[1:]]).resolved
     config["engine"] = settle(config["engine"] | {"threads": 1})
-    phase = config["schedule"]["phases"][0] | {"epochs": EPOCHS}
+    phase = config["schedule"]["phases"][0] | {"epochs": EPOCHS, "start_epoch": 0}
     compute = prepare(config["engine"])
     torch.manual_seed(0)
     loader = Loader(
