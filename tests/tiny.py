@@ -19,7 +19,12 @@ def config(*overrides: str) -> dict[str, Any]:
     base += ["data.size=64", "data.train=16", "data.val=6", "data.test=0", "data.objects=[1,3]"]
     base += ["optim.batch=4", "schedule.imgsz=64", "schedule.epochs=2", "eval.every=0", "data.scale=[0.2,0.5]"]
     resolved = compose([*base, *overrides]).resolved
-    return resolved | {"engine": ENGINE, "phase": resolved["schedule"]["phases"][0], "imgsz": 64, "split": "val"}
+    return resolved | {
+        "engine": ENGINE,
+        "phase": resolved["schedule"]["phases"][0] | {"start_epoch": 0},
+        "imgsz": 64,
+        "split": "val",
+    }
 
 
 def squares(count: int, side: int = 64, seed: int = 0) -> Dataset:

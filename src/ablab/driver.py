@@ -42,7 +42,7 @@ def describe_data(config: dict[str, Any]) -> Describe:
     """Names and content hash of a data group, asked for once a command and remembered in the store's folder."""
     from ablab.data.identity import describe
 
-    cache = Path(config["store"]) / "data.json"
+    cache = Store(config["store"]).data_cache
     known: dict[str, dict[str, Any]] = {}
 
     def ask(group: dict[str, Any]) -> dict[str, Any]:
@@ -126,4 +126,4 @@ def render_experiments(asked: list[Override]) -> Path:
 
 def _classes_only(classes: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Stands in for a data set where only the number of classes matters."""
-    return lambda _: {"names": [str(i) for i in range(classes)], "digest": "", "splits": {}}
+    return lambda _: {"names": [str(i) for i in range(classes)], "splits": {}}

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).resolve()
+
+    @property
+    def data_cache(self) -> Path:
+        """Where it is remembered what data sets hold."""
+        return self.root / "data.json"
 
     def folder(self, fingerprint: str) -> Path:
         """Where a stage's files are, or will be, published."""
@@ -49,27 +54,53 @@ class Store:
             raise UserError(f"{file}: the record is of another stage; delete its folder to run it again")
         return record
 
+    def checked(self, fingerprint: str) -> Path:
+        """A published stage's folder, its files compared with their checksums. Raises UserError for a damaged one."""
+        for name, expected in self.read(fingerprint)["files"].items():
+            file = self.folder(fingerprint) / name
+            if not file.is_file() or _sha256(file) != expected:
+                raise UserError(f"{file}: not as it was published; delete its folder to run the stage again")
+        return self.folder(fingerprint)
+
     @contextmanager
-    def claim(self, fingerprint: str) -> Iterator[Path]:
-        """The stage's work folder, held for this process alone; it waits while another one holds it."""
+    def claim(self, fingerprint: str, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
+        """The stage's work folder, held for this process alone; calls `waiting` and waits if another one holds it."""
         work = self.root / "work" / fingerprint
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            work.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = (work / "lock").open("w")
+                break
+            except FileNotFoundError:  # its holder published, and took the folder away in this moment
+                continue
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield work
 
     def publish(self, fingerprint: str, record: dict[str, Any], written: Path) -> dict[str, Any]:
         """Publish the folder `written` as the stage's result; checksums of its files join the record."""
         record = record | {"files": {f.name: _sha256(f) for f in sorted(written.iterdir()) if f.is_file()}}
-        with (written / "stage.json").open("w") as file:
-            json.dump(record, file, indent=1, sort_keys=True, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
+        (written / "stage.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
         target = self.folder(fingerprint)
         target.parent.mkdir(parents=True, exist_ok=True)
+        for path in (*written.iterdir(), written):  # a rename that outlives a power cut must find its files whole
+            _to_disk(path)
         written.rename(target)
+        _to_disk(target.parent)
         shutil.rmtree(self.root / "work" / fingerprint, ignore_errors=True)
         return record
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(file: Path) -> str:

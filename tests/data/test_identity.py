@@ -25,15 +25,24 @@ from .test_scenes import CONF
 
 
 def digest(config: dict[str, Any], cache: Path | None = None) -> str:
-    return str(describe(config, cache)["digest"])
+    """Of all splits together."""
+    return " ".join(split["digest"] for split in describe(config, cache)["splits"].values())
 
 
 def test_what_is_told(coco_config: dict[str, Any]) -> None:
     told = describe(coco_config, None)
     assert told["names"] == ["cat", "dog", "bird"]
-    assert told["splits"] == {"train": {"images": 3, "boxes": 3}, "val": {"images": 1, "boxes": 3}}
-    assert len(told["digest"]) == 64
+    digests = {split["digest"] for split in told["splits"].values()}
+    assert [len(one) for one in digests] == [64, 64]
+    counts = {split: (numbers["images"], numbers["boxes"]) for split, numbers in told["splits"].items()}
+    assert counts == {"train": (3, 3), "val": (1, 3)}
     json.dumps(told)
+
+
+def test_a_split_is_told_apart_from_the_others(coco_config: dict[str, Any]) -> None:
+    whole = describe(coco_config, None)["splits"]
+    alone = describe({**coco_config, "val": None}, None)["splits"]
+    assert alone == {"train": whole["train"]}
 
 
 @pytest.mark.parametrize("fmt", ["coco", "yolo", "voc"])
@@ -162,8 +171,9 @@ def test_scenes_are_their_keys() -> None:
     config = yaml.safe_load(CONF.read_text())
     before = describe(config, None)
     assert before["splits"]["train"]["images"] == config["train"]
-    assert digest({**config, "data_seed": 1}) != before["digest"]
-    assert digest({**config, "root": "/anywhere"}) == before["digest"]
+    assert digest({**config, "data_seed": 1}) != digest(config)
+    assert digest({**config, "root": "/anywhere"}) == digest(config)
+    assert describe({**config, "test": 0}, None)["splits"]["train"] == before["splits"]["train"]
 
 
 def test_it_imports_nothing_slow(coco_config: dict[str, Any], yolo_config: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
 
 
 def stage(kind: str, name: str, add: int, **inputs: str) -> Stage:
-    return Stage(kind, name, {"id": name, "add": add}, inputs, None, "code", {}, name.ljust(64, "0"))
+    return Stage(kind, name, {"id": name, "add": add}, inputs, None, (), "code", {}, name.ljust(64, "0"))
 
 
 def two_variants() -> Plan:

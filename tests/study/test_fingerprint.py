@@ -65,3 +65,35 @@ def test_targets_are_found_at_any_depth() -> None:
 
 def test_canonical_json_ignores_key_order() -> None:
     assert fp.digest({"a": 1, "b": [1.5, None]}) == fp.digest({"b": [1.5, None], "a": 1})
+
+
+def test_a_target_outside_the_working_folder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "outside").mkdir(parents=True)
+    (elsewhere / "outside" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(elsewhere)
+    digests = []
+    for number in (1, 2):
+        (elsewhere / "outside" / "deep.py").write_text(f"a = {number}\n")
+        (elsewhere / "outside" / "parts.py").write_text("from outside.deep import a\n")
+        fp._scan.cache_clear()
+        fp._code.cache_clear()
+        digests.append(fp.code(["outside.parts"]))
+    assert digests[0] != digests[1]
+
+
+def test_an_installed_target_counts_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fp.code(["torchvision.models"])
+    fp._code.cache_clear()
+    monkeypatch.setattr(fp, "_version", lambda name: "another")
+    assert fp.code(["torchvision.models"]) != before
+
+
+def test_an_empty_string_within_an_f_string_does_not_count() -> None:
+    """Python 3.12.1 parses f"{x:>{w}}" with one more empty constant than 3.11 and 3.13."""
+    tree = ast.parse('f"{x:>{w}}"')
+    other = ast.parse('f"{x:>{w}}"')
+    for node in ast.walk(other):
+        if isinstance(node, ast.JoinedStr):
+            node.values.append(ast.Constant(""))
+    assert fp._canonical(tree) == fp._canonical(other)

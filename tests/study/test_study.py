@@ -26,8 +26,7 @@ measure: {resolutions: [64]}
 def describe(_: dict) -> dict:
     return {
         "names": ["a", "b", "c"],
-        "digest": "d",
-        "splits": {split: {"images": 2, "boxes": 4} for split in ("train", "val")},
+        "splits": {split: {"images": 2, "boxes": 4, "digest": split} for split in ("train", "val")},
     }
 
 

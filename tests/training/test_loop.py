@@ -146,7 +146,7 @@ def test_phase_scales_the_rates(tmp_path: Path) -> None:
     assert numbers["lr"] == 0.25 * 0.02
 
 
-def test_last_epochs_may_go_without_augmentation(tmp_path: Path) -> None:
+def test_a_later_phase_goes_on_with_the_orders_and_augmentations(tmp_path: Path) -> None:
     config = tiny.config("schedule.epochs=3")
     asked = []
 
@@ -158,9 +158,9 @@ def test_last_epochs_may_go_without_augmentation(tmp_path: Path) -> None:
     data = dataset.load(config["data"], "train")
     loader = Watched(data, imgsz=64, batch=8, preprocess=config["preprocess"], augment=config["augment"], seed=0)
     keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
-    phase = config["phase"] | {"plain_epochs": 2}
+    phase = config["phase"] | {"start_epoch": 5}
     loop.train(build(config), loader, lambda *_: {}, phase=phase, seed=0, work=tmp_path, emit=lambda _: None, **keys)
-    assert asked == [(0, True), (1, False), (2, False)]
+    assert asked == [(5, True), (6, True), (7, True)]
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient", "statistics"])

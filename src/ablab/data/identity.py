@@ -27,7 +27,7 @@ Stamp = tuple[int, int] | None  # size in bytes and mtime in ns; None: not there
 
 
 def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
-    """{"names": [...], "digest": sha256, "splits": {"train": {"images": n, "boxes": n}, ...}} of a dataset.
+    """{"names": [...], "splits": {"train": {"images": n, "boxes": n, "digest": sha256}, ...}} of a dataset.
 
     config: a conf/data file as a dict. cache: the JSON file to remember it in. Raises UserError for everything wrong
     with the dataset, missing image files too (that they decode is the data stage's to find out).
@@ -35,7 +35,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     if config.get("format") == "scenes":
         from ablab.data import scenes
 
-        return {"names": list(scenes.names(config)), "digest": scenes.digest(config), "splits": scenes.counts(config)}
+        return {"names": list(scenes.names(config)), "splits": scenes.describe(config)}
 
     began = time.time_ns()
     remembered = _remembered(cache)
@@ -62,9 +62,12 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
                 files[str(sample.path)] = _hashed(sample.path, known)
     description = {
         "names": list(next(iter(datasets.values())).names),
-        "digest": _digest(datasets, files),
         "splits": {
-            split: {"images": len(d.samples), "boxes": sum(len(s.boxes) for s in d.samples)}
+            split: {
+                "images": len(d.samples),
+                "boxes": sum(len(s.boxes) for s in d.samples),
+                "digest": _digest(split, d, files),
+            }
             for split, d in datasets.items()
         },
     }
@@ -74,15 +77,13 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     return description
 
 
-def _digest(datasets: dict[str, Dataset], files: dict[str, list[Any] | None]) -> str:
-    whole = hashlib.sha256()
-    for split, dataset in datasets.items():
-        whole.update(_canonical([split, dataset.names, dataset.category_ids]))
-        for s in dataset.samples:
-            file = files[str(s.path)]
-            whole.update(_canonical([s.id, s.name, s.width, s.height, file and file[2], len(s.boxes)]))
-            for column, kind in ((s.boxes, "<f4"), (s.classes, "<i8"), (s.crowd, "|b1"), (s.area, "<f8")):
-                whole.update(column.astype(kind).tobytes())
+def _digest(split: str, dataset: Dataset, files: dict[str, list[Any] | None]) -> str:
+    whole = hashlib.sha256(_canonical([split, dataset.names, dataset.category_ids]))
+    for s in dataset.samples:
+        file = files[str(s.path)]
+        whole.update(_canonical([s.id, s.name, s.width, s.height, file and file[2], len(s.boxes)]))
+        for column, kind in ((s.boxes, "<f4"), (s.classes, "<i8"), (s.crowd, "|b1"), (s.area, "<f8")):
+            whole.update(column.astype(kind).tobytes())
     return whole.hexdigest()
 
 

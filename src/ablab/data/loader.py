@@ -27,6 +27,8 @@ from ablab.data.dataset import Dataset, Sample, read_image
 from ablab.data.letterbox import Placement, fit
 from ablab.errors import UserError, nearest
 
+ORDER, AUGMENT = 0, 1  # purposes of a generator: without them image 0's augmentation would repeat the shuffle's draws
+
 
 class Batch(NamedTuple):
     images: Tensor  # uint8 (B, 3, S, S), channels_last in memory
@@ -65,7 +67,7 @@ class Loader:
 
     def epoch(self, n: int, augment: bool = True) -> Iterator[Batch]:
         """The batches of epoch `n`, each image once, in this epoch's order; the last batch may be smaller."""
-        order = np.random.default_rng([self.seed, n]).permutation(len(self.dataset.samples)).tolist()
+        order = np.random.default_rng([self.seed, ORDER, n]).permutation(len(self.dataset.samples)).tolist()
         cuts = self._cuts()
         for start, stop in pairwise(cuts):
             indices = order[start:stop]
@@ -88,7 +90,7 @@ class Loader:
         boxes = placement.to_network(sample.boxes[~sample.crowd])
         classes = sample.classes[~sample.crowd]
         if augment and self.augment is not None:
-            rng = np.random.default_rng([self.seed, n, index])
+            rng = np.random.default_rng([self.seed, AUGMENT, n, index])
             image, boxes, kept = augmented(image, boxes, self.augment, self.preprocess["pad"], rng)
         else:
             boxes, kept = clip(boxes, self.imgsz)

@@ -36,22 +36,26 @@ def splits(config: dict[str, Any]) -> list[str]:
     return [split for split in SPLITS if config.get(split)]
 
 
-def counts(config: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """{"train": {"images": n, "boxes": n}, ...} without drawing anything. UserError for a key out of its range."""
+def describe(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"train": {"images": n, "boxes": n, "digest": sha256}, ...} without drawing anything.
+
+    The digest is of what the scenes of a split follow from: their number and the keys that the splits share.
+    UserError for a key out of its range.
+    """
     _check(config)
+    shared = {key: value for key, value in config.items() if key not in ("root", *SPLITS)}
     return {
         split: {
             "images": config[split],
             "boxes": sum(_objects(config, _generator(config, split, i)) for i in range(config[split])),
+            "digest": _sha256([shared, split, config[split]]),
         }
         for split in splits(config)
     }
 
 
-def digest(config: dict[str, Any]) -> str:
-    """SHA-256 of what the scenes follow from: their keys."""
-    keys = {key: value for key, value in config.items() if key != "root"}
-    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load(config: dict[str, Any], split: str) -> Dataset:

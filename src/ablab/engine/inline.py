@@ -13,14 +13,13 @@ from typing import Any
 
 from ablab.engine.stage import StoreUnusableError, perform
 from ablab.errors import UserError
+from ablab.stages.declare import KINDS
 from ablab.store import Store
 from ablab.study.plan import Plan, Stage
 
 Listen = Callable[
     [str, Stage, dict[str, Any]], None
 ]  # ("start" | "progress" | "done" | "cached" | "failed", stage, facts)
-
-CHECKS = ("data", "smoke", "profile")  # kinds that tell of a user's mistake before any training
 
 
 @dataclass
@@ -40,9 +39,10 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
     outcome = Outcome()
     mistakes: dict[str, str] = {}
     for stage in plan.stages.values():
-        if mistakes and stage.kind not in CHECKS:
+        if mistakes and not KINDS[stage.kind].check:
             break
         if store.has(stage.fingerprint):
+            store.read(stage.fingerprint)  # a damaged one is told now, not after the work
             outcome.cached += 1
             listen("cached", stage, {})
             continue
@@ -57,7 +57,7 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
             raise
         except UserError as error:
             outcome.failures[stage.fingerprint] = str(error)
-            if stage.kind in CHECKS:
+            if KINDS[stage.kind].check:
                 mistakes[stage.fingerprint] = str(error)  # told together, at the end
             else:
                 listen("failed", stage, {"reason": str(error)})
@@ -75,12 +75,12 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
 
 def _spoiled(plan: Plan, failed: Stage) -> set[str]:
     """The failed stage, and if it was a check, all that nobody but its variants would have gone on to do."""
-    if failed.kind not in CHECKS:
+    if not KINDS[failed.kind].check:
         return {failed.fingerprint}
     concerned, others = set[str](), set[str]()
     for replicate in plan.replicates:
         (concerned if failed.fingerprint in replicate.stages else others).update(replicate.stages)
-    return {failed.fingerprint, *(f for f in concerned - others if plan.stages[f].kind not in CHECKS)}
+    return {failed.fingerprint, *(f for f in concerned - others if not KINDS[plan.stages[f].kind].check)}
 
 
 def _told(plan: Plan, mistakes: dict[str, str]) -> str:

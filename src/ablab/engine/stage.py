@@ -15,7 +15,7 @@ from ablab import machine
 from ablab.errors import UserError
 from ablab.stages.declare import KINDS
 from ablab.store import Store
-from ablab.study.plan import Stage
+from ablab.study.plan import Stage, content_digest
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -43,7 +43,7 @@ def perform(stage: Stage, store: Store, emit: Emit) -> dict[str, Any]:
     if store.has(stage.fingerprint):
         return store.read(stage.fingerprint)
     try:
-        with store.claim(stage.fingerprint) as work:
+        with store.claim(stage.fingerprint, lambda: emit({"message": "another process is at it: waiting"})) as work:
             if store.has(stage.fingerprint):  # another process published it while this one waited
                 return store.read(stage.fingerprint)
             return _run(stage, store, work, emit)
@@ -66,6 +66,7 @@ def _run(stage: Stage, store: Store, work: Path, emit: Emit) -> dict[str, Any]:
     run = importlib.import_module(KINDS[stage.kind].module).run
     started = time.time()
     numbers = run(stage.config, inputs, out, work, emit)
+    _require_unchanged(stage, store)
     record = {
         "fingerprint": stage.fingerprint,
         "kind": stage.kind,
@@ -85,4 +86,18 @@ def _run(stage: Stage, store: Store, work: Path, emit: Emit) -> dict[str, Any]:
 
 def _folder(parent: str, store: Store) -> Path:
     """A parent's published folder; a parent that is a path is the user's own file."""
-    return Path(parent) if os.sep in parent else store.folder(parent)
+    return Path(parent) if os.sep in parent else store.checked(parent)
+
+
+def _require_unchanged(stage: Stage, store: Store) -> None:
+    """Raises UserError if the data is no longer what the plan fingerprinted: the result belongs to neither."""
+    if stage.data is None:
+        return
+    from ablab.data.identity import describe
+
+    now = describe(stage.config["data"], store.data_cache)
+    if not set(stage.splits) <= now["splits"].keys() or content_digest(now, stage.splits) != stage.data:
+        raise UserError(
+            f"the data changed while the sweep ran ({', '.join(stage.splits)} of data.root="
+            f"{stage.config['data'].get('root')}): the same command plans anew"
+        )

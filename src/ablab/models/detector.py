@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -52,13 +53,17 @@ class Detector(nn.Module):
 def build(parts: Mapping[str, Any]) -> Detector:
     """The detector of resolved parts, each {"_target_": "module.Class", **keys}; other keys are ignored.
 
-    Weights are freshly initialised; every BatchNorm gets eps 1e-3, as all YOLOv5 derivatives have it.
+    Weights are freshly initialised, each part's from torch's seed and its group alone; every BatchNorm gets eps
+    1e-3, as all YOLOv5 derivatives have it.
     Raises UserError for a part that is missing, cannot be imported, does not take its keys, or does not fit
     the part before it; the message names both.
     """
+    # A seed for each part, so that a part starts equal whatever stands before it: what pairs variants by seed.
+    seeds = torch.randint(2**62, (len(GROUPS),)).tolist()
     made: dict[str, nn.Module] = {}
     before, channels, strides = "the image", [3], [1]
-    for group in GROUPS:
+    for group, seed in zip(GROUPS, seeds, strict=True):
+        torch.manual_seed(seed)
         config = parts.get(group)
         if not isinstance(config, Mapping):
             raise UserError(f"{group}: a part with a _target_ was expected, found {config!r}")

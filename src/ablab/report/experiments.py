@@ -13,10 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ablab import tracking
-from ablab.config import find_yaml, yaml_names
+from ablab.config import find_yaml, read_yaml, yaml_names
 from ablab.errors import UserError, nearest
 from ablab.report.table import markdown, significant
 
@@ -61,10 +59,7 @@ def load_rows() -> list[dict[str, Any]]:
 def load_row(file: Path) -> dict[str, Any]:
     """One published row. Raises UserError that names file and key."""
     where = f"experiments/{file.name}"
-    try:
-        row = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid YAML: {error}") from None
+    row = read_yaml(file)
     _check(row, ROW, where)
     _check(row["published"], PUBLISHED, f"{where}: published")
     if row["published"]["size_dtype"] not in DTYPES:

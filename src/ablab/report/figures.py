@@ -25,7 +25,7 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
     if len(points) < 2:
         file.unlink(missing_ok=True)  # of an earlier report
         return False
-    figure = Figure(figsize=(5.2, 3.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(6, 3.6), dpi=130, layout="constrained")
     axes = figure.subplots()
     sizes = sorted({row.imgsz for row, _ in points})
     for row, found in points:
@@ -49,8 +49,9 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
         axes.plot([], [], marker, color=colour, label=f"{size} px")
     axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="baseline")
     axes.set(xlabel="FLOPs (G)", ylabel="mAP50 (%)")
+    axes.margins(x=0.1)  # room for the last point's number
     axes.grid(alpha=0.25)
-    axes.legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)  # inside it hides intervals
     figure.savefig(file)
     return True
 
@@ -68,7 +69,7 @@ def curves(losses: Mapping[str, Sequence[Points]], scores: Mapping[str, Sequence
     for place, variant in enumerate(losses):
         colour, dashes = COLOURS[place % 10], ("-", "--", ":", "-.")[place // 10 % 4]
         _draw(left, losses[variant], 1, variant, colour, dashes)
-        _draw(right, scores.get(variant, ()), 100, variant, colour, dashes)
+        _draw(right, scores.get(variant, ()), 100, variant, colour, dashes, ".")  # not every epoch has one
     for axes, title in ((left, "training loss"), (right, "mAP50 on val (%)")):
         axes.set(xlabel="epoch", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -79,7 +80,9 @@ def curves(losses: Mapping[str, Sequence[Points]], scores: Mapping[str, Sequence
     return True
 
 
-def _draw(axes: Axes, seeds: Sequence[Points], unit: float, name: str, colour: str, dashes: str) -> None:
+def _draw(
+    axes: Axes, seeds: Sequence[Points], unit: float, name: str, colour: str, dashes: str, marker: str = ""
+) -> None:
     """The seeds' lines, and the mean at epochs that every seed has."""
     by_epoch: dict[int, list[float]] = {}
     for points in seeds:
@@ -89,4 +92,4 @@ def _draw(axes: Axes, seeds: Sequence[Points], unit: float, name: str, colour: s
             by_epoch.setdefault(epoch, []).append(unit * value)
     mean = [(epoch, sum(v) / len(v)) for epoch, v in sorted(by_epoch.items()) if len(v) == len(seeds)]
     if mean:
-        axes.plot(*zip(*mean, strict=True), dashes, color=colour, lw=1.6, label=name)
+        axes.plot(*zip(*mean, strict=True), ls=dashes, marker=marker, color=colour, lw=1.6, label=name)

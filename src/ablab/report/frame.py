@@ -1,4 +1,4 @@
-"""MLflow's record as one table of numbers: a row for every variant, seed and input size that the study asks for."""
+"""MLflow's record as one table of numbers: a row for every variant, seed and input size that is asked of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def frame(study: Mapping[str, Any], children: Iterable[Mapping[str, Any]]) -> pd
     runs = {(_key(child["levels"]), str(child["seed"])): child for child in children}
     rows = []
     for variant in sorted(study["variants"], key=lambda variant: variant["index"]):
-        for imgsz in study["resolutions"]:
+        for imgsz in variant["resolutions"]:
             for seed in study["seeds"]:
                 row = {key: variant[key] for key in ("index", "model", "levels")} | {"variant": variant["name"]}
                 run = runs.get((_key(variant["levels"]), str(seed)))

@@ -66,6 +66,7 @@ def _notes(facts: Mapping[str, Any], found: list[Row], versions: Iterable[Mappin
         "FLOPs = 2 × MACs as thop counts them, for one image, BatchNorm not folded; params: learnable; "
         "size: all stored numbers (BatchNorm's statistics too) as fp16, MB = 10⁶ bytes."
     )
+    notes.append(_sizes(facts, evaluates))
     if evaluates:
         notes += [_evaluation(found, versions), *_training(found)]
     notes += dict.fromkeys(f"{row.id}: {remark}." for row in found for remark in row.remarks)
@@ -109,6 +110,19 @@ def _more(difference: Estimate) -> str:
 
 def _name(row: Row, facts: Mapping[str, Any]) -> str:
     return row.id if len(facts["resolutions"]) == 1 else f"{row.id} at {row.imgsz} px"
+
+
+def _sizes(facts: Mapping[str, Any], evaluates: bool) -> str:
+    """What differences in input size do to the table, if there are any."""
+    if len({frozenset(variant["resolutions"]) for variant in facts["variants"]}) == 1:
+        return ""
+    note = "Input sizes differ between variants; FLOPs are those at a row's own."
+    if evaluates:
+        note += (
+            " Two variants of one size each are compared as they are, so that Δ holds what the size does as well; "
+            "others are compared at the same size only."
+        )
+    return note
 
 
 def _evaluation(found: list[Row], versions: Iterable[Mapping[str, str]]) -> str:
@@ -156,9 +170,6 @@ def _trained(phases: list[dict[str, Any]]) -> str:
         values = list(dict.fromkeys(phase[key] for phase in phases if phase.get(key) is not None))
         told += [words.format(" / ".join(_plain(value) for value in values))] if values else []
     precision = list(dict.fromkeys(phase["precision"] for phase in phases if phase.get("precision")))
-    shares = [phase["taken_over"] for phase in phases[1:] if phase.get("taken_over") is not None]
-    if shares:
-        told.append(f"weights taken over between phases {' / '.join(f'{100 * s:.0f} %' for s in shares)}")
     return ", ".join(told + precision)
 
 

@@ -17,7 +17,7 @@ from ablab.report.statistics import Estimate, estimate, paired_difference
 
 AP = ("map50", "map")
 COSTS = ("flops", "thop_macs", "conv_macs", "params", "params_stored", "size_fp16_mb", "size_fp32_mb")
-OUTCOMES = ("label", "taken_over", "diverged")  # in the record of a training, but not settings of it
+OUTCOMES = ("label", "diverged")  # in the record of a training, but not settings of it
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,28 @@ def rows(study: Mapping[str, Any], data: pd.DataFrame) -> list[Row]:
     ]
     indices = sorted({row.index for row in bare})
     baseline = next((row.index for row in bare if row.variant == study["baseline"]), None)
-    at: dict[tuple[int | None, int], Row] = {(row.index, row.imgsz): row for row in bare}
+    by_index = {index: {row.imgsz: row for row in bare if row.index == index} for index in indices}
     compared = []
     for row in bare:
         place = indices.index(row.index)
         previous = indices[place - 1] if place and study["design"] == "ladder" else None
         compared.append(
             Row(
-                **{**vars(row), "to_baseline": _differences(row, at.get((baseline, row.imgsz)))}
-                | {"to_previous": _differences(row, at.get((previous, row.imgsz)))}
+                **{**vars(row), "to_baseline": _differences(row, _counterpart(row, by_index, baseline))}
+                | {"to_previous": _differences(row, _counterpart(row, by_index, previous))}
             )
         )
     return compared
+
+
+def _counterpart(row: Row, by_index: Mapping[int, Mapping[int, Row]], other: int | None) -> Row | None:
+    """Another variant's row to compare with: of the same input size, or the only one where each has only one."""
+    if other is None:
+        return None
+    theirs = by_index[other]
+    if len(theirs) == len(by_index[row.index]) == 1:
+        return next(iter(theirs.values()))
+    return theirs.get(row.imgsz)
 
 
 def _differences(row: Row, other: Row | None) -> dict[str, Estimate]:

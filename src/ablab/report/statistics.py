@@ -56,7 +56,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
     """`ours` less `theirs` over the seeds that both have, each seed's difference taken first; None without any.
 
-    Pairing takes out what a seed does to both alike: data order, augmentation, initialisation of equal parts.
+    Pairing takes out what a seed does to both alike: data order, augmentation, and the start of the parts that they
+    share, since each part is initialised from (seed, part): equal parts start equal.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     return estimate([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None

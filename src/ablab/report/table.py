@@ -86,8 +86,8 @@ def _scaled(row: Row, cost: str, unit: float) -> str:
 
 def significant(value: float) -> str:
     """Three significant digits, and never fewer than all before the point: 0.251, 1.43, 17.2, 1234."""
-    digits = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:#.3g}".rstrip(".") if digits < 4 else f"{value:.0f}"
+    rounded = f"{value:.2e}"  # rounding may carry into another digit: 9.995 has two before the point
+    return f"{value:.{max(2 - int(rounded.partition('e')[2]), 0)}f}"
 
 
 def percent(value: float) -> str:

@@ -1,6 +1,6 @@
 """Every kind of stage as data, readable without torch.
 
-To add a kind: one entry here, and one module with
+To add a kind: one entry here, its place in a replicate's chain (`study/plan.py: _chain`), and one module with
 
     run(config, inputs, out, work, emit) -> numbers
 
@@ -19,11 +19,13 @@ class Kind:
 
     reads: configuration keys it is handed, dotted where only a part of a group counts.
     libraries: distributions whose version may change its numbers.
+    check: runs before everything else, and a user's mistake that it finds refuses the study there.
     """
 
     name: str
     reads: tuple[str, ...]
     libraries: tuple[str, ...]
+    check: bool = False
 
     @property
     def module(self) -> str:
@@ -38,17 +40,17 @@ NUMERICS = ("torch", "torchvision", "numpy", "opencv-python-headless", "hotcoco"
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("data", ("data",), ("opencv-python-headless", "scikit-learn")),
-        Kind("smoke", (*PARTS, "preprocess", "optim", *ENGINE, "sizes"), ("torch",)),
-        Kind("profile", (*PARTS, "imgsz"), ("torch", "thop")),
+        Kind("data", ("data",), ("opencv-python-headless", "scikit-learn"), check=True),
+        Kind("smoke", (*PARTS, "preprocess", "optim", *ENGINE, "sizes"), ("torch",), check=True),
+        Kind("profile", (*PARTS, "imgsz"), ("torch", "thop"), check=True),
         Kind(
             "train",
-            (*PARTS, "preprocess", "augment", "optim", "data", *EVAL, "eval.every", *ENGINE, "phase", "seed"),
+            (*PARTS, "preprocess", "augment", "optim", "data", "eval.every", *ENGINE, "phase", "seed"),
             NUMERICS,
         ),
         Kind("evaluate", (*PARTS, "preprocess", "data", *EVAL, *ENGINE, "imgsz", "split"), NUMERICS),
     )
 }
 
-# Where things lie does not change what they are: these keys reach the stage but not its fingerprint.
+# Where things lie reaches the stage but is part of no fingerprint and no record.
 LOCATIONS = ("data.root",)

@@ -33,7 +33,7 @@ def run(
     detector = build(config)
     check_size(imgsz, detector.max_stride)
     check_classes(detector, data)
-    weights.load(detector, inputs["weights"])
+    weights.load(detector, config, inputs["weights"])
     detections = predict(
         detector,
         data,

@@ -20,6 +20,8 @@ from ablab.models.detector import Detector, build
 from ablab.training import loop, weights
 
 PRIOR_IMAGES = 2000  # so many suffice to know how often an anchor is positive
+# Of the curve's AP. Fixed, so that another evaluation of the same weights does not train them again.
+VALIDATION = {"conf": 0.001, "iou": 0.6, "max_nms": 1500, "max_det": 100, "batch": 16}
 
 
 def run(
@@ -31,9 +33,8 @@ def run(
 ) -> dict[str, Any]:
     """Train and write weights.safetensors, the EMA weights.
 
-    Numbers: those of ablab.training.loop.train, with images (of the train split), batch and taken_over (the
-    share of tensors that came from the previous phase: 0 or 1). Raises UserError for data, weights or sizes
-    that do not fit.
+    Numbers: those of ablab.training.loop.train, with images (of the train split) and batch. Raises UserError for
+    data, weights or sizes that do not fit.
     """
     phase, seed, preprocess = config["phase"], config["seed"], config["preprocess"]
     imgsz, batch = phase["imgsz"], config["optim"]["batch"]
@@ -44,7 +45,7 @@ def run(
     check_classes(detector, train)
     loader = Loader(train, imgsz=imgsz, batch=batch, preprocess=preprocess, augment=config["augment"], seed=seed)
     if "previous" in inputs:
-        weights.load(detector, inputs["previous"])
+        weights.load(detector, config, inputs["previous"])
     else:
         start_from_prior(detector, loader, imgsz)
     numbers = loop.train(
@@ -59,9 +60,8 @@ def run(
         work=work,
         emit=emit,
     )
-    weights.save(detector, out / "weights.safetensors")
-    taken_over = 1.0 if "previous" in inputs else 0.0
-    return numbers | {"images": len(train.samples), "batch": batch, "taken_over": taken_over}
+    weights.save(detector, config, out / "weights.safetensors")
+    return numbers | {"images": len(train.samples), "batch": batch}
 
 
 def check_classes(detector: Detector, data: dataset.Dataset) -> None:
@@ -101,7 +101,7 @@ def _validation(config: dict[str, Any], imgsz: int) -> loop.Validate:
             data,
             imgsz=imgsz,
             preprocess=config["preprocess"],
-            eval_config=config["eval"],
+            eval_config=VALIDATION,
             engine=config["engine"],
         )
         numbers = ap.evaluate(truth, detections)

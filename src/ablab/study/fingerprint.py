@@ -2,7 +2,7 @@
 
 Code counts by a canonical form of its syntax tree, without comments and docstrings and equal on every Python that
 ablab supports; only the modules that a stage's module (and the `_target_`s in its configuration) import count,
-inside ablab and inside the user's working folder.
+inside ablab, the user's working folder and the packages of the `_target_`s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -56,18 +57,29 @@ def targets(config: Any) -> Iterator[str]:
 
 
 def code(modules: Iterable[str]) -> str:
-    """Digest of the given modules and of all that they import in ablab and in the working folder."""
+    """Digest of the given modules and of all that they import in ablab, the working folder and their own packages.
+
+    A module that was installed (in site-packages) counts by its distribution's version.
+    """
     return _code(tuple(sorted(set(modules))), Path.cwd())
 
 
 @cache
 def _code(modules: tuple[str, ...], folder: Path) -> str:
+    roots = {module.partition(".")[0]: _root(module.partition(".")[0]) for module in modules}
     seen: dict[str, str] = {}
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        file = _file(module, folder)
-        if module in seen or file is None or module.startswith(IRRELEVANT):
+        if module in seen or module.startswith(IRRELEVANT):
+            continue
+        top = module.partition(".")[0]
+        root = PACKAGE.parent if top == PACKAGE.name else roots.get(top) or folder
+        if "site-packages" in root.parts and top != PACKAGE.name:
+            seen[top] = " ".join(map(_version, importlib.metadata.packages_distributions().get(top, [])))
+            continue
+        file = _file(module, root)
+        if file is None:
             continue
         seen[module], imported = _scan(file, module)
         waiting.extend(imported)
@@ -77,10 +89,21 @@ def _code(modules: tuple[str, ...], folder: Path) -> str:
     return digest(seen)
 
 
-def _file(module: str, folder: Path) -> Path | None:
-    inside = module.split(".")
-    root = PACKAGE.parent if inside[0] == PACKAGE.name else folder
-    path = root.joinpath(*inside)
+def _root(top: str) -> Path | None:
+    """The folder that holds a top-level module, wherever Python finds it; nothing is imported for that."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).parent
+    return Path(spec.origin).parent if spec.origin and spec.has_location else None
+
+
+def _file(module: str, root: Path) -> Path | None:
+    path = root.joinpath(*module.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():
             return file
@@ -121,6 +144,8 @@ def _canonical(node: Any) -> Any:
         for name, value in ast.iter_fields(node):
             if name in ("ctx", "type_comment", "type_ignores", "kind") or value is None or value == []:
                 continue
+            if isinstance(node, ast.JoinedStr):  # Python 3.12.1 puts empty strings between the parts of an f-string
+                value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
             if name == "body" and isinstance(value, list) and _is_docstring(node, value[0]):
                 value = value[1:]
             fields.append((name, _canonical(value)))

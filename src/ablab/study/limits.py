@@ -23,7 +23,6 @@ LIMITS = {
     "schedule.phases.imgsz": SIZE,
     "schedule.phases.epochs": "whole [1, inf)",
     "schedule.phases.lr": "(0, inf)",
-    "schedule.phases.plain_epochs": "whole [0, inf)",
     "eval.resolutions": SIZE,
     "eval.conf": "[0, 1)",
     "eval.iou": "[0, 1]",
@@ -58,7 +57,7 @@ LIMITS = {
 }
 LENGTHS = {"optim.betas": 2, "preprocess.mean": 3, "preprocess.std": 3}
 NOT_EMPTY = ("eval.resolutions", "schedule.phases")
-PHASE = {"imgsz", "epochs", "lr"}, {"plain_epochs"}  # keys of a phase: needed, and allowed
+PHASE = {"imgsz", "epochs", "lr"}  # keys of a phase
 
 
 def check(composed: Composed) -> None:
@@ -79,12 +78,11 @@ def check(composed: Composed) -> None:
 
 
 def _check_phase(composed: Composed, key: str, phase: Any) -> None:
-    needed, allowed = PHASE
-    if not isinstance(phase, dict) or not needed <= phase.keys():
-        _refuse(composed, key, phase, f"the keys {', '.join(sorted(needed))}")
+    if not isinstance(phase, dict) or not phase.keys() >= PHASE:
+        _refuse(composed, key, phase, f"the keys {', '.join(sorted(PHASE))}")
     for name in phase:
-        if name not in needed | allowed:
-            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, needed | allowed)}")
+        if name not in PHASE:
+            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, PHASE)}")
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,12 +15,13 @@ from typing import Any
 from ablab import machine
 from ablab.config import Composed, Override, compose, flatten
 from ablab.errors import UserError, nearest
-from ablab.stages.declare import KINDS, LOCATIONS
+from ablab.stages.declare import KINDS
 from ablab.study import limits
 from ablab.study.fingerprint import code, digest, targets, versions
 from ablab.study.study import Study, Variant
 
-Describe = Callable[[dict[str, Any]], dict[str, Any]]  # data group -> {"names", "digest", "splits"}
+# data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}}
+Describe = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Stage:
     """A piece of work.
 
     config: all that it may read. inputs: role -> fingerprint of a parent, or a path that the user gave.
+    data: digest of the content of `splits`, the splits that it reads.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class Stage:
     config: dict[str, Any] = field(repr=False)
     inputs: dict[str, str]
     data: str | None
+    splits: tuple[str, ...]
     code: str
     versions: dict[str, str] = field(repr=False)
     fingerprint: str
@@ -52,12 +55,12 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Plan:
-    """stages: fingerprint -> stage, every parent before its children, cheap and early-failing kinds first."""
+    """stages: fingerprint -> stage, every parent before its children, checks first."""
 
     study: Study
     replicates: tuple[Replicate, ...]
     stages: dict[str, Stage]
-    duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, equal to)
+    duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, the one that does the same work)
 
 
 def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS), weights: Path | None = None) -> Plan:
@@ -67,28 +70,28 @@ def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS)
     weights: a file of the user's to evaluate, in place of training.
     Raises UserError for whatever in the configuration is wrong, before anything runs.
     """
-    configs: dict[str, Variant] = {}
+    work: dict[tuple[str, ...], Variant] = {}
     duplicates = []
     settled: list[tuple[Variant, dict[str, Any]]] = []
     kinds = set(only)
     for variant in study.expand():
         config = settle(compose(variant.overrides), variant.overrides, describe)
         _check_splits(config, describe, kinds)
-        identity = digest({key: value for key, value in config.items() if key != "seed"})
-        if identity in configs:
-            duplicates.append((variant, configs[identity]))
+        does = tuple(s.fingerprint for s in _chain(config, study.seeds[0], describe, kinds, weights))
+        if does in work:
+            duplicates.append((variant, work[does]))
             continue
-        configs[identity] = variant
+        work[does] = variant
         settled.append((variant, config))
-    by_kind: dict[str, dict[str, Stage]] = {kind: {} for kind in KINDS}
+    found: dict[str, Stage] = {}
     replicates = []
-    for seed in study.seeds:  # every variant's first seed before any second: a half-done sweep is a readable table
+    for seed in study.seeds:  # every variant's first seed before any second
         for variant, config in settled:
             stages = _chain(config, seed, describe, kinds, weights)
-            for stage in stages:
-                by_kind[stage.kind].setdefault(stage.fingerprint, stage)
+            found |= {stage.fingerprint: stage for stage in stages if stage.fingerprint not in found}
             replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
-    return Plan(study, tuple(replicates), _ordered(by_kind, replicates), tuple(duplicates))
+    ordered = sorted(found.items(), key=lambda item: _rank(item[1].kind))  # stable: parents stay before children
+    return Plan(study, tuple(replicates), dict(ordered), tuple(duplicates))
 
 
 def settle(composed: Composed, overrides: Iterable[Override], describe: Describe) -> dict[str, Any]:
@@ -131,10 +134,11 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
     phases = config["schedule"]["phases"]
     resolutions = config["eval"]["resolutions"]
     sizes = sorted({*(phase["imgsz"] for phase in phases), *resolutions})
-    data = describe(config["data"])["digest"]
+    content = describe(config["data"])
+    judged = config["eval"]["split"]
     stages = []
     if "data" in only:
-        stages.append(make("data", "check every image", config, data=data))
+        stages.append(make("data", "check every image", config, content=content, splits=tuple(content["splits"])))
     if "smoke" in only:
         stages.append(make("smoke", "build, step, decode", config | {"sizes": sizes}))
     if "profile" in only:
@@ -142,16 +146,20 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
     trained = {"weights": str(weights)} if weights else {}
     if "train" in only:
         previous: dict[str, str] = {}
+        watched = ("val",) if config["eval"]["every"] and "val" in content["splits"] else ()
+        start = 0
         for number, phase in enumerate(phases, 1):
             label = f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
-            train = make("train", label, config | {"phase": phase, "seed": seed}, previous, data)
+            part = config | {"phase": phase | {"start_epoch": start}, "seed": seed}
+            train = make("train", label, part, previous, content, ("train", *watched))
+            start += phase["epochs"]
             stages.append(train)
             previous = {"previous": train.fingerprint}
             trained = {"weights": train.fingerprint}
     if "evaluate" in only:
         for size in resolutions:
-            part = config | {"imgsz": size, "split": config["eval"]["split"]}
-            stages.append(make("evaluate", f"{size} px, seed {seed}", part, trained, data))
+            part = config | {"imgsz": size, "split": judged}
+            stages.append(make("evaluate", f"{size} px, seed {seed}", part, trained, content, (judged,)))
     return stages
 
 
@@ -160,7 +168,8 @@ def make(
     label: str,
     config: dict[str, Any],
     inputs: dict[str, str] | None = None,
-    data: str | None = None,
+    content: dict[str, Any] | None = None,
+    splits: tuple[str, ...] = (),
 ) -> Stage:
     """A stage with its declared part of `config` and its fingerprint."""
     declared = KINDS[kind]
@@ -173,7 +182,9 @@ def make(
             part[group] = config[group]
     digest_of_code = code([declared.module, *targets(part)])
     used = versions(declared.libraries)
-    told = {key: value for key, value in flatten(part).items() if key not in LOCATIONS}
+    data = content_digest(content, splits) if content else None
+    # The content of the data counts, not where it lies or how its files are called.
+    told = {key: value for key, value in flatten(part).items() if not key.startswith("data.")}
     identity = {
         "kind": kind,
         "config": told,
@@ -182,7 +193,12 @@ def make(
         "code": digest_of_code,
         "versions": used,
     }
-    return Stage(kind, label, part, inputs or {}, data, digest_of_code, used, digest(identity))
+    return Stage(kind, label, part, inputs or {}, data, splits, digest_of_code, used, digest(identity))
+
+
+def content_digest(content: dict[str, Any], splits: tuple[str, ...]) -> str:
+    """Digest of some splits of a data set that was described."""
+    return digest({split: content["splits"][split]["digest"] for split in splits})
 
 
 def _content(parent: str) -> str:
@@ -193,11 +209,6 @@ def _content(parent: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _ordered(by_kind: dict[str, dict[str, Stage]], replicates: list[Replicate]) -> dict[str, Stage]:
-    """Data checks, smokes and profiles first (a broken arm fails in the first minute), then replicate by replicate."""
-    early = {**by_kind["data"], **by_kind["smoke"], **by_kind["profile"]}
-    late = {**by_kind["train"], **by_kind["evaluate"]}
-    order = dict(early)
-    for replicate in replicates:
-        order |= {fingerprint: late[fingerprint] for fingerprint in replicate.stages if fingerprint in late}
-    return order
+def _rank(kind: str) -> int:
+    """Checks come first, kind by kind (a broken arm fails in the first minute); all else in the replicates' order."""
+    return list(KINDS).index(kind) if KINDS[kind].check else len(KINDS)

@@ -22,22 +22,23 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
                 "name": variant.name,
                 "levels": variant.levels,
                 "model": replicate.config["model"]["name"],
+                "resolutions": list(dict.fromkeys(replicate.config["eval"]["resolutions"])),
                 "config": replicate.config,
                 "replicates": [],
             },
         )
         entry["replicates"].append(_replicate(replicate, store, failures))
-    first = plan.replicates[0]
+    ordered = [variants[index] for index in sorted(variants)]
     return {
         "name": study.name,
         "question": study.question,
         "design": study.design,
         "factors": {factor: list(levels) for factor, levels in study.factors.items()},
-        "baseline": first.variant.name,
+        "baseline": plan.replicates[0].variant.name,
         "seeds": list(study.seeds),
-        "resolutions": first.config["eval"]["resolutions"],
+        "resolutions": list(dict.fromkeys(size for entry in ordered for size in entry["resolutions"])),
         "git": machine.git_state(),
-        "variants": [variants[index] for index in sorted(variants)],
+        "variants": ordered,
     }
 
 

@@ -16,12 +16,12 @@ RUNS_PER_PAGE = 1000
 
 
 def read(uri: str, study: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A study's facts, and its current runs in the order of their names.
+    """A study's facts, and its current runs in the order of their names, one for the same levels and seed.
 
-    The facts: name, question, design, factors, baseline, seeds, resolutions, variants (index, name, levels, model),
-    git, run_id. A run: run_id, name, variant, model, levels, seed, status, reason, fingerprints, versions, training,
-    evaluation, and MLflow's params, (last) metrics and tags. There may be more runs than the study asks for now:
-    earlier sweeps under its name may have asked for others.
+    The facts: name, question, design, factors, baseline, seeds, resolutions (of all variants), variants (index, name,
+    levels, model, resolutions), git, run_id. A run: run_id, name, variant, model, levels, seed, status, reason,
+    fingerprints, versions, training, evaluation, and MLflow's params, (last) metrics and tags. There may be more runs
+    than the study asks for now: earlier sweeps under its name may have asked for others.
 
     Raises UserError where the study is not recorded.
     """
@@ -34,18 +34,19 @@ def read(uri: str, study: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         hint = nearest(study, names)
         raise UserError(f"study={study}: nothing is recorded of it at tracking.uri={shown(uri)}. {hint}")
     current = [run for run in found if run.data.tags.get("ablab.current") == "true" and run.info.status != "RUNNING"]
-    children = [
-        {
-            **runs.child(run.data.tags),
+    children: dict[str, dict[str, Any]] = {}
+    for run in current:  # a crash may have left two for one replicate, the new and the old
+        facts = runs.child(run.data.tags)
+        children[runs.identity(facts["levels"], facts["seed"])] = {
+            **facts,
             "run_id": run.info.run_id,
             "name": run.info.run_name,
             "params": dict(run.data.params),
             "metrics": dict(run.data.metrics),
             "tags": dict(run.data.tags),
         }
-        for run in sorted(current, key=lambda run: (run.info.run_name, run.info.run_id))
-    ]
-    return runs.parent(parents[0].data.tags) | {"run_id": parents[0].info.run_id}, children
+    study_facts = runs.parent(parents[0].data.tags) | {"run_id": parents[0].info.run_id}
+    return study_facts, sorted(children.values(), key=lambda child: (child["name"], child["run_id"]))
 
 
 def curves(uri: str, children: Iterable[Mapping[str, Any]], metric: str) -> dict[str, list[tuple[int, float]]]:

@@ -12,7 +12,6 @@ with a step and a time). Notable:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -22,12 +21,14 @@ from pathlib import PurePath
 from typing import Any
 
 from ablab.config import flatten
-from ablab.stages.declare import ENGINE, LOCATIONS
+from ablab.stages.declare import ENGINE
+from ablab.study.fingerprint import digest
 
 LAYOUT = 1  # part of every digest: raise it when this module writes something else for the same record
 TAG_LIMIT, PARAM_LIMIT, KEY_LIMIT = 5000, 6000, 250  # characters; the least of MLflow 2.10 to 3.x
 DATASET_DIGEST_LIMIT = 36  # characters
-HOUSEKEEPING = ("tracking", "store", "reports", "hydra")  # groups that say where things go, not what is compared
+# Groups and keys that say where things are, not what is compared.
+HOUSEKEEPING, LOCATIONS = ("tracking", "store", "reports", "hydra"), ("data.root",)
 
 
 Curve = dict[str, list[tuple[int, float]]]
@@ -76,7 +77,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
         **{key: variant[key] for key in ("name", "levels", "model")},
         **{key: seeded.get(key) for key in ("seed", "status", "reason", "stages")},
     }
-    digest = hashlib.sha256(canonical(content).encode()).hexdigest()
+    identified = digest(content)
     known = stages or [s for v in study["variants"] for r in v["replicates"] for s in r["stages"]]
     started = min((_ms(stage["started"]) for stage in known), default=0)
     ended = max((_ms(stage["started"] + stage["seconds"]) for stage in stages), default=started)
@@ -89,7 +90,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
     git = study.get("git") or {}
     tags = {
         "ablab.kind": "replicate",
-        "ablab.digest": digest,
+        "ablab.digest": identified,
         "ablab.index": index,
         "ablab.variant": str(variant["name"]),
         "ablab.model": str(variant["model"]),
@@ -108,7 +109,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
     curve, metrics = _curves(stages)
     return Replicate(
         key=identity(levels, seed),
-        digest=digest,
+        digest=identified,
         name=f"{index} {variant['name']} seed {seed}",
         status=seeded["status"],
         started=started,
@@ -125,7 +126,8 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
 def parent_tags(study: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a study's parent run: everything of the study that is not in its children."""
     facts = {k: study[k] for k in ("name", "question", "design", "factors", "baseline", "seeds", "resolutions")}
-    facts["variants"] = [{k: v[k] for k in ("index", "name", "levels", "model")} for v in study["variants"]]
+    of_variant = ("index", "name", "levels", "model", "resolutions")
+    facts["variants"] = [{k: v[k] for k in of_variant} for v in study["variants"]]
     git = study.get("git") or {}
     return {
         "ablab.kind": "study",

@@ -2,7 +2,8 @@
 
 - A child is written once: its digest says so. Another result for the same levels and seed takes its place, and the
   old run stays, tagged `ablab.current=false`. Only an incomplete one goes: its successor holds all that it held.
-- A run is finished last. One that a crash left RUNNING is written again if it is still wanted, else closed.
+- A run is finished last, and the study's own after all its children: until then it is RUNNING. A child that a crash
+  left RUNNING is written again if it is still wanted, else closed. What it is to replace goes once it is finished.
 - Only the client API with explicit run ids; nothing global, so other MLflow code in the process is left alone.
 """
 
@@ -43,7 +44,7 @@ def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
     experiment = _experiment(client, study["name"], uri)
     replicates = [runs.replicate(study, v, seeded) for v in study["variants"] for seeded in v["replicates"]]
     found = search(client, experiment)
-    parent = _write_parent(client, experiment, study, replicates, found)
+    parent = _open_parent(client, experiment, study, replicates, found)
     known: dict[str, list[Run]] = {}
     for run in found:
         if run.data.tags["ablab.kind"] == "replicate":
@@ -55,6 +56,7 @@ def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
             writer.settle(replicate, known.pop(replicate.key, []))
     for left in (run for others in known.values() for run in others if run.info.status == "RUNNING"):
         _retire(client, left)
+    _finish_parent(client, parent, replicates)
 
 
 def log_report(uri: str, study: str, folder: Path) -> None:
@@ -74,29 +76,30 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def _write_parent(
+def _open_parent(
     client: MlflowClient,
     experiment: str,
     study: Mapping[str, Any],
     replicates: list[runs.Replicate],
     found: list[Run],
 ) -> str:
-    """The study's parent run, made or brought up to date; its id."""
+    """The study's parent run, made or brought up to date, and RUNNING; its id."""
     tags = runs.parent_tags(study)
     parent = next((run for run in found if run.data.tags["ablab.kind"] == "study"), None)
     if parent is None:
         start = min((replicate.started for replicate in replicates), default=0)
-        parent = client.create_run(experiment, start, tags, run_name=study["name"])
-    else:
-        for stale in [key for key in parent.data.tags if key.startswith("ablab.study") and key not in tags]:
-            client.delete_tag(parent.info.run_id, stale)
-        _set_tags(client, parent, tags)
+        return str(client.create_run(experiment, start, tags, run_name=study["name"]).info.run_id)
+    client.update_run(parent.info.run_id, "RUNNING")
+    surplus = {key: "" for key in parent.data.tags if key.startswith("ablab.study")}  # of a longer text: all at once
+    _set_tags(client, parent, surplus | tags)
+    return str(parent.info.run_id)
+
+
+def _finish_parent(client: MlflowClient, parent: str, replicates: list[runs.Replicate]) -> None:
     states = {replicate.status for replicate in replicates}
     status = next((STATUS[state] for state in ("failed", "incomplete") if state in states), "FINISHED")
     end = max((replicate.ended for replicate in replicates), default=0)
-    if (parent.info.status, parent.info.end_time) != (status, end):
-        client.set_terminated(parent.info.run_id, status, end)
-    return str(parent.info.run_id)
+    client.set_terminated(parent, status, end)
 
 
 class _Writer:
@@ -116,13 +119,13 @@ class _Writer:
         }
         same = [run for run in others if run.data.tags.get("ablab.digest") == replicate.digest]
         kept = min(same, key=lambda run: run.info.status == "RUNNING", default=None)
-        for old in others:
-            if old is not kept:
-                _retire(self.client, old)
         if kept is not None:
             _set_tags(self.client, kept, place)
         if kept is None or kept.info.status == "RUNNING":
             self.write(replicate, place, kept)
+        for old in others:
+            if old is not kept:
+                _retire(self.client, old)
 
     def write(self, replicate: runs.Replicate, place: dict[str, str], opened: Run | None) -> None:
         """Write one replicate, into the run that a crash left open if there is one: MLflow drops what it has."""

@@ -46,8 +46,8 @@ def train(
 ) -> dict[str, Any]:
     """Train `detector` for a phase; on return it holds the EMA weights.
 
-    phase: epochs, lr (a factor on the optimiser's rates) and optionally plain_epochs (how many of the last
-    epochs go without augmentation). A checkpoint in `work` is continued; a damaged one is reported and
+    phase: epochs, lr (a factor on the optimiser's rates) and start_epoch (epochs of the phases before, so that no
+    order and no augmentation comes twice). A checkpoint in `work` is continued; a damaged one is reported and
     dropped. A loss or gradient that is not finite ends the phase: a result ("diverged"), with the EMA weights
     before it.
 
@@ -80,13 +80,12 @@ def train(
     steps = len(curve) * len(loader)
     for epoch in range(len(curve), phase["epochs"]):
         last_good = {name: tensor.clone() for name, tensor in ema.detector.state_dict().items()}
-        torch.manual_seed(seed * 1_000_003 + epoch)  # for dropout
-        augment = epoch < phase["epochs"] - phase.get("plain_epochs", 0)
+        torch.manual_seed(seed * 1_000_003 + phase["start_epoch"] + epoch)  # for dropout
         detector.train()
         sums: dict[str, float] = {}
         images = 0
         with memory_explained(f"optim.batch={optim_config['batch']} at imgsz={phase['imgsz']}"):
-            for batch in loader.epoch(epoch, augment=augment):
+            for batch in loader.epoch(phase["start_epoch"] + epoch):
                 rate = plan.lr(steps)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
