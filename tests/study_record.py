@@ -70,7 +70,6 @@ def train(model: str, seed: int, phase: int, at: float, epochs: int = 4) -> dict
         "lr": 0.02,
         "batch": 8,
         "optimizer": "Muon+AdamW",
-        "taken_over": float(phase),
         "diverged": False,
         "curve": curve,
     }
@@ -132,6 +131,7 @@ def variant(index: int, name: str, levels: dict[str, str], model: str, scores: l
         "name": name,
         "levels": levels,
         "model": model,
+        "resolutions": EVAL["resolutions"],
         "config": config,
         "replicates": [replicate(model, s, score, start + 1000 * s + 0.25) for s, score in enumerate(scores)],
     }

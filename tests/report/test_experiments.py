@@ -31,6 +31,7 @@ def measured(ids: list[str], classes: int = 80) -> dict[str, Any]:
                 "name": f"experiment={row['id']}",
                 "levels": {"experiment": row["id"]},
                 "model": row["recipe"],
+                "resolutions": [size],
                 "config": {"model": {"classes": classes}},
                 "replicates": [replicate],
             }
@@ -119,6 +120,7 @@ def test_more_than_rounding(published: float | None, found: float | None, expect
         ("imgsz: 320", "imgsz: big", "imgsz: expected a whole number, found 'big'"),
         ("size_dtype: fp16", "size_dtype: fp61", "Did you mean 'fp16'"),
         ("name:", "name", "not valid YAML"),
+        ("imgsz: 320", "imgsz: 320\nimgsz: 416", "duplicate key imgsz"),
     ],
 )
 def test_a_wrong_file_is_told_by_key(before: str, after: str, said: str, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_replicate_that_mlflow_does_not_hold_is_incomplete() -> None:
 
 def test_runs_of_an_earlier_wider_study_stay_out() -> None:
     facts, children = read(made.ladder())
-    narrower = facts | {"seeds": [0, 1], "variants": facts["variants"][:2], "resolutions": [416]}
+    narrower = facts | {"seeds": [0, 1], "variants": [v | {"resolutions": [416]} for v in facts["variants"][:2]]}
     data = frame(narrower, children)
     assert len(data) == 4
     assert set(data["imgsz"]) == {416}
