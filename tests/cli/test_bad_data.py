@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, Folder
+from conftest import TINY, Folder, remount
 
 SPLITS = {"train": 4, "val": 2}
 COCO = ["data=coco_json", "data.root=set"]
@@ -234,3 +235,18 @@ def test_dirty_boxes_are_told_by_data_and_do_not_stop_the_training(folder: Folde
     assert trained.code == 0, trained.err
     assert "1 clipped, 4 dropped; `ablab data` names them" in trained.err
     assert folder.trainings() == 1
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_a_store_that_cannot_be_written_does_not_hinder_who_only_looks(folder: Folder, disk: Path, state: str) -> None:
+    """What was read is remembered in the store; where that cannot be, it is read again."""
+    coco(folder)
+    if state == "full":
+        room = os.statvfs(disk)
+        (disk / "fill").write_bytes(bytes(room.f_bavail * room.f_bsize))
+    else:
+        remount(disk, "ro")
+    before = sorted(disk.iterdir())
+    result = folder.run("data", *COCO, f"store={disk}")
+    assert result.code == 0, result.err
+    assert sorted(disk.iterdir()) == before
