@@ -228,11 +228,16 @@ def config(words: list[str]) -> int:
     """The resolved configuration, and where each value came from: `ablab config [key=value ...]`."""
     import yaml
 
-    composed = compose(parse(words))
+    from ablab.driver import settled
+
+    asked = parse(words)
+    composed = compose(asked)
+    written = flatten(composed.resolved)
     lines = []
-    for key, value in flatten(composed.resolved).items():
+    for key, value in flatten(settled(asked)).items():
         text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-        lines.append((f"{key}: {text}", composed.origin(key)))
+        decided = "this machine" if key.startswith("engine.") else "the data"
+        lines.append((f"{key}: {text}", composed.origin(key) if written.get(key) == value else decided))
     width = min(60, max(len(text) for text, _ in lines))
     print("# " + ", ".join(f"{group}={choice}" for group, choice in sorted(composed.choices.items())))
     for text, origin in lines:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ablab.config import Override, compose, flatten
 from ablab.console import Progress, warn
 from ablab.engine.inline import Outcome, execute
+from ablab.engine.stage import StoreUnusableError
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study.plan import Describe, Plan, compile
+from ablab.study.plan import Describe, Plan, compile, settle
 from ablab.study.record import record
 from ablab.study.study import Study, load, published, single
 
@@ -36,6 +38,15 @@ def config_of(plan: Plan) -> dict[str, Any]:
 
 def store_of(plan: Plan) -> Store:
     return Store(config_of(plan)["store"])
+
+
+def settled(asked: list[Override]) -> dict[str, Any]:
+    """What the data and this machine make of a configuration; as it stands where the data cannot be read."""
+    composed = compose(asked)
+    try:
+        return settle(composed, asked, describe_data(composed.resolved))
+    except UserError:
+        return composed.resolved
 
 
 def describe_data(config: dict[str, Any]) -> Describe:
@@ -63,7 +74,12 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
     for left_out, equal in plan.duplicates:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
-    outcome = execute(plan, store, Progress(plan))
+    try:
+        outcome = execute(plan, store, Progress(plan))
+    except (KeyboardInterrupt, StoreUnusableError):
+        with suppress(OSError, UserError):  # a half-done sweep is a record too
+            tracking.record(record(plan, store, {}), uri)
+        raise
     facts = record(plan, store, outcome.failures)
     tracking.record(facts, uri)
     return outcome, facts

@@ -81,4 +81,5 @@ def test_bccd_known_dirt_is_found(shared_data: Path) -> None:
 def test_bccd_copies_have_one_digest(shared_data: Path) -> None:
     coco, voc = (describe(bccd(shared_data / "bccd", fmt), None) for fmt in ("coco", "voc"))
     assert coco == voc
-    assert coco["splits"]["train"] == {"images": 205, "boxes": 2804}
+    train = coco["splits"]["train"]
+    assert (train["images"], train["boxes"]) == (205, 2804)

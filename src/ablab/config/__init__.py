@@ -9,10 +9,11 @@ multirun.py   Hydra's own sweeps
 from ablab.config.base import groups
 from ablab.config.compose import Composed, compose
 from ablab.config.files import PACKAGE, find_yaml, places, read_yaml, shipped, yaml_names
-from ablab.config.overrides import Override, flatten, parse
+from ablab.config.overrides import THE_DATA, Override, flatten, parse
 
 __all__ = [
     "PACKAGE",
+    "THE_DATA",
     "Composed",
     "Override",
     "compose",

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ablab.config.base import Base, groups, is_shared
-from ablab.config.overrides import COMMAND_LINE, Override, flatten
+from ablab.config.overrides import COMMAND_LINE, THE_DATA, Override, flatten
 from ablab.errors import UserError, nearest
 
 
@@ -55,8 +55,13 @@ _NAMES: dict[type, str] = {
 
 
 def _typed(key: str, value: Any, schema: Any, where: str) -> Any:
-    """`value` as the type that the YAML gives to the key; a null there takes anything."""
+    """`value` as the type that the YAML gives to the key; a null there takes anything.
+
+    A data set's files may be null where the YAML names one: no such split, no such file.
+    """
     if schema is None or (isinstance(value, str) and "${" in value):
+        return value
+    if value is None and isinstance(schema, str) and key.startswith("data."):
         return value
     if isinstance(schema, str) and "${" in schema:  # an interpolation that cannot be resolved yet
         return value
@@ -95,7 +100,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)[\[}]")
 
 def check_knobs_are_read(tree: DictConfig, values: list[Override]) -> None:
     """Refuse a shared knob (a root key that is no group) that was set but that no chosen part reads."""
-    shared = [override for override in values if is_shared(override.key)]
+    shared = [o for o in values if is_shared(o.key) and o.source != THE_DATA]  # which no part need read
     if not shared:
         return
     read = {key for key in references(OmegaConf.to_container(tree, resolve=False)) if is_shared(key)}

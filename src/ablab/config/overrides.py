@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from ablab.errors import UserError
 
-COMMAND_LINE = "the command line"
+COMMAND_LINE, THE_DATA = "the command line", "the data"  # sources
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ def scaled_gain(gain: float, classes: int | None) -> float:
 
     Until the data has told the number of classes (null) it is the gain at 80.
     """
+    if classes is not None and type(classes) is not int:
+        raise UserError(f"model.classes: expected a whole number or null, found {classes!r}")
     return gain if classes is None else gain * classes / 80
 
 

@@ -131,6 +131,8 @@ def root_of(config: dict[str, Any]) -> Path:
     root = config.get("root")
     if not root:
         raise UserError("data.root: not given, expected the dataset's folder, as in data.root=/data/mine")
+    if not isinstance(root, str):
+        raise UserError(f"data.root: expected the path of the dataset's folder, found {root!r}")
     folder = Path(root).expanduser()
     if not folder.is_dir():
         found = "not a folder" if folder.exists() else "not there"

@@ -67,6 +67,8 @@ def _layout(config: dict[str, Any]) -> tuple[Path, dict[str, Any] | None]:
             raise UserError(f"data.root: {root} has no folder 'images'; name its data.yaml as data.file, if it has one")
         return root, None
     file = root / config["file"]
+    if not file.exists() and (root / "images").is_dir():
+        raise UserError(f"{file}: no such file (from data.file); for plain images/ and labels/ folders: data.file=null")
     try:
         content = yaml.safe_load(read_text(file, "file"))
     except yaml.YAMLError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab import machine
-from ablab.config import Composed, Override, compose, flatten
+from ablab.config import THE_DATA, Composed, Override, compose, flatten
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import KINDS
 from ablab.study import limits
@@ -109,7 +109,7 @@ def settle(composed: Composed, overrides: Iterable[Override], describe: Describe
             f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
         )
     if classes is None:
-        config = compose([*overrides, Override("model.classes", len(names), "the data")]).resolved
+        config = compose([*overrides, Override("model.classes", len(names), THE_DATA)]).resolved
     engine = machine.settle(config["engine"])
     return config | {"engine": engine}
 
