@@ -174,7 +174,7 @@ def test_weights_missing_from_the_store(finished: Folder) -> None:
             shutil.rmtree(file.parent)
     result = finished.run("sweep", "tiny")
     assert result.code == 1
-    assert "no such weights file" in result.err
+    assert "weights.safetensors: not as it was published; delete its folder" in result.err
     assert "Traceback" not in result.err
 
 
