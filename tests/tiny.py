@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ablab.config import compose
-from ablab.data.dataset import Dataset, Sample
+from ablab.data.form import Dataset, Sample
 
 ENGINE = {"device": "cpu", "precision": "fp32", "threads": 1}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ablab.data.dataset import Dataset, Sample
+from ablab.data.form import Dataset, Sample
 
 NAMES = ["cat", "dog", "bird"]
 # name: (width, height, [(class, x1, y1, x2, y2)])

@@ -14,7 +14,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ablab.data.dataset import coco_truth, load
+from ablab.data.dataset import load
+from ablab.data.form import coco_truth
 from ablab.errors import UserError
 
 Edit = Callable[[dict[str, Any], Callable[[dict[str, Any]], object]], None]

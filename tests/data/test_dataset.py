@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablab.data.dataset import load, read_image, splits
+from ablab.data.dataset import load, splits
+from ablab.data.form import read_image
 from ablab.data.summary import summary
 from ablab.errors import UserError
 
@@ -72,7 +73,7 @@ def test_an_image_of_another_size_than_annotated_is_refused(coco_config: dict[st
 
 
 def test_generated_pixels_are_handed_out() -> None:
-    from ablab.data.dataset import Sample
+    from ablab.data.form import Sample
 
     pixels = np.zeros((4, 5, 3), np.uint8)
     none = np.zeros(0)

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ablab.data.dataset import Dataset
 from ablab.data.draw import GAP, TILE, contact_sheet
+from ablab.data.form import Dataset
 from ablab.errors import UserError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ablab.data import loader as module
-from ablab.data.dataset import Dataset
+from ablab.data.form import Dataset
 from ablab.data.letterbox import fit
 from ablab.data.loader import Batch, Loader, eval_batches
 from ablab.errors import UserError
@@ -176,7 +176,8 @@ def test_a_bad_batch_size_is_told(squares: Dataset) -> None:
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
 def test_evaluation_sees_every_image_once_in_order(coco_config: dict[str, Any], resize: str) -> None:
-    from ablab.data.dataset import load, read_image
+    from ablab.data.dataset import load
+    from ablab.data.form import read_image
 
     dataset = load(coco_config, "train")
     preprocess = {**PREPROCESS, "resize": resize}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablab.data.dataset import coco_truth, load, read_image, splits
+from ablab.data.dataset import load, splits
+from ablab.data.form import coco_truth, read_image
 from ablab.data.identity import describe
 
 from .conftest import NAMES, TRUTH

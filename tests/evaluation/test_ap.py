@@ -15,7 +15,7 @@ import tiny
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ablab.data import dataset
+from ablab.data import dataset, form
 from ablab.evaluation import ap
 
 Case = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -142,7 +142,7 @@ def test_real_detections_equal_pycocotools(shared_data: Path, net: str) -> None:
 
 def test_real_cells_equal_pycocotools(shared_data: Path) -> None:
     """BCCD's val split through our reader; detections are its truths, jittered, some with another class."""
-    truth = dataset.coco_truth(dataset.load(tiny.bccd(shared_data), "val"))
+    truth = form.coco_truth(dataset.load(tiny.bccd(shared_data), "val"))
     rng = np.random.default_rng(0)
     detections = []
     for annotation in truth["annotations"]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from ablab.data.dataset import Dataset, Sample
+from ablab.data.form import Dataset, Sample
 from ablab.errors import UserError
 from ablab.evaluation.predict import predict, suppress
 from ablab.models.detector import build
@@ -144,14 +144,13 @@ def test_batches_do_not_matter() -> None:
     torch.manual_seed(0)
     detector = build(tiny.config("model.classes=2"))
     data = tiny.squares(5)
-    whole = predict(
-        detector, data, imgsz=64, preprocess=PREPROCESS, eval_config=EVAL | {"batch": 5}, engine=tiny.ENGINE
-    )
-    single = predict(
-        detector, data, imgsz=64, preprocess=PREPROCESS, eval_config=EVAL | {"batch": 1}, engine=tiny.ENGINE
-    )
+    found = []
+    for batch in (5, 1):
+        settings = EVAL | {"batch": batch, "iou": 1.0}  # nothing suppressed: an untrained network's boxes nearly tie
+        found.append(predict(detector, data, imgsz=64, preprocess=PREPROCESS, eval_config=settings, engine=tiny.ENGINE))
+    whole, single = ([r["score"] for r in results] for results in found)
     assert len(whole) == len(single) > 300
-    assert [r["score"] for r in whole] == pytest.approx([r["score"] for r in single], abs=1e-5)
+    assert whole == pytest.approx(single, abs=1e-5)
 
 
 def test_out_of_memory_names_the_keys() -> None:

@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from ablab.data import dataset
+from ablab.data import dataset, form
 from ablab.errors import UserError
 from ablab.evaluation import ap
 from ablab.stages import evaluate, train
@@ -68,7 +68,7 @@ def test_two_phases_and_their_evaluation(tmp_path: Path) -> None:
     assert numbers["images"] == 6
     assert numbers["imgsz"] == 64
     assert numbers["detections"] == len(detections) > 0
-    truth = dataset.coco_truth(dataset.load(config["data"], "val"))
+    truth = form.coco_truth(dataset.load(config["data"], "val"))
     assert ap.evaluate(truth, detections).items() <= numbers.items()
     assert numbers["map50"] == first["curve"][-1]["map50"]  # the last epoch's validation, by the published weights
     assert len(json.loads((out / "curves.json").read_text())["recall"]) == 101

@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from ablab.data import dataset
+from ablab.data import dataset, form
 from ablab.data.loader import Batch, Loader
 from ablab.errors import UserError
 from ablab.evaluation import ap
@@ -232,7 +232,7 @@ def test_learns_eight_real_images_by_heart(tmp_path: Path, shared_data: Path) ->
     overrides = ["model.width=0.25", "model.classes=3", "augment=none", "optim.batch=2", "optim.adamw_lr=0.01"]
     config = tiny.config(*overrides, "schedule.imgsz=160", "schedule.epochs=60")
     data = dataset.load(tiny.bccd(shared_data), "train")
-    eight = dataset.Dataset(data.names, data.category_ids, data.samples[:8], ())
+    eight = form.Dataset(data.names, data.category_ids, data.samples[:8], ())
     loader = Loader(eight, imgsz=160, batch=2, preprocess=config["preprocess"], augment=None, seed=0)
     torch.manual_seed(0)
     detector = build(config)
@@ -250,4 +250,4 @@ def test_learns_eight_real_images_by_heart(tmp_path: Path, shared_data: Path) ->
         **keys,
     )
     found = predict(detector, eight, imgsz=160, eval_config=config["eval"], **keys)
-    assert ap.evaluate(dataset.coco_truth(eight), found)["map50"] > 0.95
+    assert ap.evaluate(form.coco_truth(eight), found)["map50"] > 0.95

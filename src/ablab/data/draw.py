@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.data.dataset import Dataset, Sample, read_image
+from ablab.data.form import Dataset, Sample, read_image
 from ablab.data.letterbox import fit
 from ablab.errors import UserError
 

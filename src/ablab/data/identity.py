@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ablab.errors import UserError
 
 if TYPE_CHECKING:
-    from ablab.data.dataset import Dataset
+    from ablab.data.form import Dataset
 
 Stamp = tuple[int, int] | None  # size in bytes and mtime in ns; None: not there
 

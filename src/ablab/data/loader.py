@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ablab.data.augment import augment as augmented
 from ablab.data.augment import clip
-from ablab.data.dataset import Dataset, Sample, read_image
+from ablab.data.form import Dataset, Sample, read_image
 from ablab.data.letterbox import Placement, fit
 from ablab.errors import UserError, nearest
 

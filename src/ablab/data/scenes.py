@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ablab.data.dataset import SPLITS, Dataset, Sample
+from ablab.data.form import SPLITS, Dataset, Sample
 from ablab.errors import UserError
 
 SHARES = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}  # of each digit's samples

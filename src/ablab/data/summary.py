@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ablab.data.dataset import Dataset
+from ablab.data.form import Dataset
 
 SMALL, MEDIUM = 32**2, 96**2  # px²; COCO's limits of small and medium objects
 SHOWN = 10  # flaws named one by one

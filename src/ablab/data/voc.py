@@ -19,7 +19,7 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ablab.data.dataset import SPLITS, Dataset, Image, assemble, given_names, read_text, root_of
+from ablab.data.form import SPLITS, Dataset, Image, assemble, given_names, read_text, root_of
 from ablab.data.images import SUFFIXES
 from ablab.errors import UserError, nearest
 

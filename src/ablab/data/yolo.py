@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ablab.data.dataset import SPLITS, Dataset, Image, assemble, given_names, read_text, root_of
+from ablab.data.form import SPLITS, Dataset, Image, assemble, given_names, read_text, root_of
 from ablab.data.images import SUFFIXES, require, size
 from ablab.errors import UserError
 

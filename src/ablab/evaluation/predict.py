@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from ablab.compute import as_float, memory_explained, prepare
-from ablab.data.dataset import Dataset, Sample
+from ablab.data.form import Dataset, Sample
 from ablab.data.loader import eval_batches
 
 

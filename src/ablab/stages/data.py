@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablab.data import dataset
+from ablab.data import dataset, form
 
 REPORT_EVERY = 2000  # images
 
@@ -29,7 +29,7 @@ def run(
     for split in dataset.splits(config["data"]):
         data = dataset.load(config["data"], split)
         for done, sample in enumerate(data.samples, 1):
-            dataset.read_image(sample)
+            form.read_image(sample)
             if done % REPORT_EVERY == 0 or done == len(data.samples):
                 emit({"message": f"{split}: {done} of {len(data.samples)} images decoded", "images": done})
         splits[split] = {"images": len(data.samples), "boxes": sum(len(s.boxes) for s in data.samples)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab.compute import check_size
-from ablab.data import dataset
+from ablab.data import dataset, form
 from ablab.evaluation import ap
 from ablab.evaluation.predict import predict
 from ablab.models.detector import build
@@ -49,7 +49,7 @@ def run(
             "detections": len(detections),
         }
     )
-    truth = dataset.coco_truth(data)
+    truth = form.coco_truth(data)
     (out / "curves.json").write_text(json.dumps(ap.curves(truth, detections), separators=(",", ":")))
     numbers = ap.evaluate(truth, detections)
     return {"imgsz": imgsz, "images": len(data.samples), "detections": len(detections)} | numbers

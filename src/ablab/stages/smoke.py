@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.compute import as_float, check_size, memory_explained, prepare
-from ablab.data.dataset import Dataset, Sample
+from ablab.data.form import Dataset, Sample
 from ablab.data.loader import Loader
 from ablab.errors import UserError
 from ablab.models.detector import Detector, build

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ablab.compute import check_size
-from ablab.data import dataset
+from ablab.data import dataset, form
 from ablab.data.loader import Loader
 from ablab.errors import UserError
 from ablab.evaluation import ap
@@ -64,7 +64,7 @@ def run(
     return numbers | {"images": len(train.samples), "batch": batch}
 
 
-def check_classes(detector: Detector, data: dataset.Dataset) -> None:
+def check_classes(detector: Detector, data: form.Dataset) -> None:
     """Raises UserError unless the detector knows as many classes as the data names."""
     if detector.classes != len(data.names):
         raise UserError(
@@ -91,7 +91,7 @@ def _validation(config: dict[str, Any], imgsz: int) -> loop.Validate:
     if not every or "val" not in dataset.splits(config["data"]):
         return lambda detector, epoch: {}
     data = dataset.load(config["data"], "val")
-    truth = dataset.coco_truth(data)
+    truth = form.coco_truth(data)
 
     def validate(detector: nn.Module, epoch: int) -> dict[str, Any]:
         if epoch % every and epoch != epochs:
