@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, Folder, remount
+from working_folder import TINY, Folder, remount
 
 SPLITS = {"train": 4, "val": 2}
 COCO = ["data=coco_json", "data.root=set"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import STUDY, Folder
+from working_folder import STUDY, Folder
 
 PARTS = '''
 from torch import nn

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Folder, remount
+from working_folder import Folder, remount
 
 
 def test_a_full_store_then_a_larger_one_then_read_only(folder: Folder, disk: Path) -> None:

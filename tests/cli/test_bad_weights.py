@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import SCENES, TINY, Folder
+from working_folder import SCENES, TINY, Folder
 
 EVAL = ["eval", *TINY, *SCENES, "stem=focus"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import STUDY, Folder
+from working_folder import STUDY, Folder
 
 
 @pytest.mark.parametrize(

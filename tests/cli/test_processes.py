@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SCENES, TINY, Folder
+from working_folder import SCENES, TINY, Folder
 
 ASK = """
 import contextlib, io, json, sys
