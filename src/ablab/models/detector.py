@@ -59,7 +59,7 @@ def build(parts: Mapping[str, Any]) -> Detector:
     the part before it; the message names both.
     """
     # A seed for each part, so that a part starts equal whatever stands before it: what pairs variants by seed.
-    seeds = torch.randint(2**62, (len(GROUPS),)).tolist()
+    seeds = torch.randint(2**62, (len(GROUPS),), device="cpu").tolist()
     made: dict[str, nn.Module] = {}
     before, channels, strides = "the image", [3], [1]
     for group, seed in zip(GROUPS, seeds, strict=True):
