@@ -164,7 +164,9 @@ def _training(found: list[Row]) -> list[str]:
 
 
 def _trained(phases: list[dict[str, Any]]) -> str:
-    epochs = ", then ".join(f"{phase['epochs']} epochs at {phase['imgsz']} px" for phase in phases)
+    epochs = ", then ".join(
+        f"{n} epoch{'s' if n > 1 else ''} at {size} px" for n, size in ((p["epochs"], p["imgsz"]) for p in phases)
+    )
     told = [f"{epochs}, {sum(phase['steps'] for phase in phases)} steps in all"]
     for key, words in (("images", "{} images"), ("batch", "batch {}"), ("optimizer", "{}"), ("lr", "peak rate {}")):
         values = list(dict.fromkeys(phase[key] for phase in phases if phase.get(key) is not None))
