@@ -63,18 +63,7 @@ def train(
     optimizers = optim.build(detector, optim_config, phase["lr"])
     plan = schedule.plan(optim_config, len(loader), phase["epochs"])
     ema = EMA(detector)
-    curve: list[dict[str, Any]] = []
-
-    try:
-        if state := checkpoint.load(work):
-            detector.load_state_dict(state["model"])
-            ema.detector.load_state_dict(state["ema"])
-            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            curve = state["curve"]
-            emit({"message": f"resumed after epoch {len(curve)}", "epoch": len(curve)})
-    except ValueError as error:
-        emit({"message": f"{error}: the phase starts again", "epoch": 0})
+    curve = _resume(work, detector, ema, optimizers, emit)
 
     diverged = False
     steps = len(curve) * len(loader)
@@ -86,10 +75,7 @@ def train(
         images = 0
         with memory_explained(f"optim.batch={optim_config['batch']} at imgsz={phase['imgsz']}"):
             for batch in loader.epoch(phase["start_epoch"] + epoch):
-                rate = plan.lr(steps)
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = group["initial_lr"] * rate
+                optim.set_rate(optimizers, plan.lr(steps))
                 x = compute.network_input(batch.images, preprocess)
                 with compute.autocast():
                     raw = detector(x)
@@ -103,26 +89,18 @@ def train(
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) * count
                 images += count
-        diverged = diverged or not ema.is_finite()
+        row = {"epoch": epoch + 1, "lr": optimizers[0].param_groups[0]["lr"]}
+        if not ema.is_finite():
+            diverged = True
+            ema.detector.load_state_dict(last_good)
         if diverged:
-            if not ema.is_finite():
-                ema.detector.load_state_dict(last_good)
-            curve.append({"epoch": epoch + 1, "loss": None, "lr": optimizers[0].param_groups[0]["lr"]})
+            curve.append(row | {"loss": None})
             emit({"message": f"epoch {epoch + 1}: the loss is not finite, training stops", "epoch": epoch + 1})
             break
         means = {name: total / images for name, total in sums.items()}
-        row = {"epoch": epoch + 1, "loss": sum(means.values()), **means}
-        row |= {"lr": optimizers[0].param_groups[0]["lr"], **validate(ema.detector, epoch + 1)}
+        row |= {"loss": sum(means.values()), **means, **validate(ema.detector, epoch + 1)}
         curve.append(row)
-        checkpoint.save(
-            {
-                "model": detector.state_dict(),
-                "ema": ema.detector.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "curve": curve,
-            },
-            work,
-        )
+        _keep(work, detector, ema, optimizers, curve)
         emit({"message": _words(row, phase["epochs"]), "epochs": phase["epochs"], **row})
 
     detector.load_state_dict(ema.detector.state_dict())
@@ -136,6 +114,39 @@ def train(
         "diverged": diverged,
         "curve": curve,
     }
+
+
+def _resume(
+    work: Path, detector: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer], emit: Emit
+) -> list[dict[str, Any]]:
+    """Take over the checkpoint in `work`, if there is a whole one; the curve so far."""
+    try:
+        state = checkpoint.load(work)
+    except ValueError as error:
+        emit({"message": f"{error}: the phase starts again", "epoch": 0})
+        return []
+    if not state:
+        return []
+    detector.load_state_dict(state["model"])
+    ema.detector.load_state_dict(state["ema"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    curve: list[dict[str, Any]] = state["curve"]
+    emit({"message": f"resumed after epoch {len(curve)}", "epoch": len(curve)})
+    return curve
+
+
+def _keep(
+    work: Path, detector: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer], curve: list[dict[str, Any]]
+) -> None:
+    """Write the checkpoint that `_resume` takes over."""
+    state = {
+        "model": detector.state_dict(),
+        "ema": ema.detector.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "curve": curve,
+    }
+    checkpoint.save(state, work)
 
 
 def _step(detector: nn.Module, loss: Tensor, optimizers: list[torch.optim.Optimizer], clip: float) -> bool:

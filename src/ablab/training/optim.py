@@ -115,3 +115,10 @@ def _adamw(
 ) -> torch.optim.AdamW:
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": decay}, {"params": others}]
     return torch.optim.AdamW(groups, lr, (betas[0], betas[1]), weight_decay=0.0, fused=True)
+
+
+def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    """Every group's learning rate, to a share `rate` of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
