@@ -59,13 +59,15 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(words: list[str]) -> int:
     """What a sweep would do, without doing it: `ablab plan study=NAME [key=value ...]`."""
     from ablab.console import table
-    from ablab.driver import plan_study, store_of
+    from ablab.driver import config_of, plan_study, store_of
 
     compiled = plan_study(*_study_argument(words))
     store = store_of(compiled)
     study = compiled.study
     print(f"{study.name}: {' '.join(study.question.split())}")
-    print(f"design {study.design}, seeds {', '.join(map(str, study.seeds))}\n")
+    print(f"design {study.design}, seeds {', '.join(map(str, study.seeds))}")
+    engine = config_of(compiled)["engine"]
+    print(f"device {engine['device']}, {engine['precision']}, {engine['threads']} threads: part of every result\n")
     seen: set[str] = set()
     rows = []
     to_run = 0
@@ -207,6 +209,7 @@ def data(words: list[str]) -> int:
     from ablab.console import table
     from ablab.data.dataset import load
     from ablab.data.draw import contact_sheet
+    from ablab.data.form import read_image
     from ablab.data.summary import summary
     from ablab.driver import describe_data, reports_folder
 
@@ -216,8 +219,11 @@ def data(words: list[str]) -> int:
     splits = describe_data(config)(config["data"])["splits"]
     for split in splits:
         dataset = load(config["data"], split)
+        for sample in dataset.samples:
+            read_image(sample)  # a corrupt one is told here, not when training starts
         headers, rows, dirt = summary(dataset)
-        print(f"{split}: {len(dataset.samples)} images\n{table(headers, rows)}")
+        empty = sum(not len(sample.boxes) for sample in dataset.samples)
+        print(f"{split}: {len(dataset.samples)} images, {empty} without a box\n{table(headers, rows)}")
         print("".join(f"  {line}\n" for line in dirt or ["nothing wrong was found in the annotations"]))
     picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png")
     print(f"labelled samples: {_shown(Path(picture))}")

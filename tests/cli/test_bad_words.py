@@ -60,7 +60,7 @@ def test_a_word_that_is_none_is_told_with_the_nearest(folder: Folder, words: lis
         (b"factors: {a: {on: {}}}\n", ["factors.a", "quote it"]),
         (b"factors: {a: {x: {stem.channels: wide}}}\n", ["stem.channels", "a=x", "a whole number", "'wide'"]),
         (b"design: grd\n", ["design 'grd'", "Did you mean 'grid'?"]),
-        (b"design: list\n", ["`variants` goes with `design: list`"]),
+        (b"design: list\n", ["takes its points from `variants`"]),
         (b"exclude: [{stem: x}]\n", ["exclude: unknown factor 'stem'"]),
         (b"seeds: [a]\n", ["sweeps/tiny.yaml: seeds", "['a']"]),
         (b"measure: {resolutions: 320}\n", ["eval.resolutions: expected a list", "sweeps/tiny.yaml"]),

@@ -197,3 +197,21 @@ def test_the_second_answer_about_bccd_reads_no_image(
 
     monkeypatch.setattr(identity, "_hashed", refuse)
     assert describe(config, cache) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"names": ["cat", "dog", "bird", "fish"], "nc": 4}, lambda told: told["names"][-1] == "fish"),
+        ({"names": ["dog", "cat", "bird"]}, lambda told: told["names"][0] == "dog"),
+        ({"val": None}, lambda told: list(told["splits"]) == ["train"]),
+    ],
+)
+def test_an_edited_data_yaml_is_read_again(
+    yolo_config: dict[str, Any], tmp_path: Path, change: dict[str, Any], seen: Callable[[dict[str, Any]], bool]
+) -> None:
+    cache = tmp_path / "data.json"
+    assert not seen(describe(yolo_config, cache))
+    file = Path(yolo_config["root"]) / yolo_config["file"]
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | change))
+    assert seen(describe(yolo_config, cache))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import types
 from collections.abc import Callable
@@ -114,6 +115,22 @@ def test_a_mistake_in_a_check_refuses_before_any_training(stages: Stages, tmp_pa
     with pytest.raises(UserError, match=r"^a: stem and neck do not fit$"):
         execute(two_variants(), Store(tmp_path), quiet)
     assert stages.calls == ["sa", "sb"]  # every check is heard before it refuses
+
+
+def test_a_variant_that_is_a_mistake_is_not_checked_further(stages: Stages, tmp_path: Path) -> None:
+    def mistake(*_: Any) -> dict[str, Any]:
+        raise UserError("stem and neck do not fit")
+
+    stages.instead["sa"] = mistake
+    plan = two_variants()
+    profile = stage("profile", "pa", 1)
+    first, second = plan.replicates
+    every = {f: plan.stages[f] for f in (first.stages[0], second.stages[0])}
+    every |= {profile.fingerprint: profile, **plan.stages}
+    more = dataclasses.replace(first, stages=(*first.stages, profile.fingerprint))
+    with pytest.raises(UserError, match="do not fit"):
+        execute(dataclasses.replace(plan, replicates=(more, second), stages=every), Store(tmp_path), quiet)
+    assert stages.calls == ["sa", "sb"]
 
 
 def test_an_interruption_keeps_what_was_published(stages: Stages, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_variants_of_equal_configuration_are_left_out_and_told(write) -> None:
         ("{stem: focus}", "{stem: fokus}", ["stem=fokus", "sweeps/mine.yaml, stem=focus", "Did you mean 'focus'?"]),
         ("head_prune.ratio: 0.5", "head_prune.ration: 0.5", ["head_prune.ration", "Did you mean 'head_prune.ratio'?"]),
         ("schedule.imgsz: 64", "schedule.imgsz: wide", ["schedule.imgsz", "'wide'", "sweeps/mine.yaml"]),
-        ("design: grid", "design: list", ["variants", "design: list"]),
+        ("design: grid", "design: list", ["design 'list'", "`variants`"]),
         ("design: grid", "exclude: [{stem: foo}]\ndesign: grid", ["exclude", "no level 'foo'"]),
         ("design: grid", "exclude: [{stem: focus, head: full}]\ndesign: grid", ["exclude", "baseline"]),
         ("stem: {focus: {stem: focus}, conv: {stem: conv3x3}}", "stem: focus", ["factors.stem", "levels"]),
@@ -139,6 +139,20 @@ def test_a_factor_cannot_be_overruled_from_outside(write) -> None:
     write(GOOD)
     with pytest.raises(UserError, match="the factor 'stem'"):
         plan(Override("stem", "conv6x6"))
+
+
+def test_two_factors_that_set_one_key_are_refused_but_on_a_ladder(write) -> None:
+    rivals = GOOD.replace("head: {full: {}, half: {head_prune.ratio: 0.5}}", "other: {a: {stem: conv6x6}, b: {}}")
+    write(rivals)
+    with pytest.raises(UserError, match="'stem' and 'other' both set stem"):
+        plan()
+    write(rivals.replace("design: grid", "design: ladder"))
+    assert len({r.variant.name for r in plan().replicates}) >= 2
+
+
+def test_a_study_may_be_named_by_its_file(write) -> None:
+    write(GOOD)
+    assert load("sweeps/mine.yaml").name == "mine"
 
 
 def test_a_class_count_that_the_data_has_not(write) -> None:

@@ -41,7 +41,12 @@ def _select(tree: DictConfig, key: str) -> Any:
         value = OmegaConf.select(tree, key, throw_on_resolution_failure=False)
     except OmegaConfBaseException:
         return _ABSENT
-    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+    if not OmegaConf.is_config(value):
+        return value
+    try:
+        return OmegaConf.to_container(value, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(value, resolve=False)
 
 
 _NAMES: dict[type, str] = {

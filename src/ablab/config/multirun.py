@@ -27,7 +27,7 @@ def multirun(arguments: list[str], job: Callable[[list[str]], object]) -> None:
 
     _check_sweep(arguments)
     own = [place for place in places("conf") if place != shipped("conf").resolve()]
-    sys.argv = ["ablab train", "--multirun", *arguments]
+    sys.argv = ["ablab train", "--multirun", "hydra/job_logging=none", *arguments]
     if own:
         sys.argv.append(f"hydra.searchpath=[{','.join(f'file://{place}' for place in own)}]")
     where = str(shipped("conf").resolve())

@@ -32,6 +32,8 @@ def load(config: dict[str, Any], split: str) -> Dataset:
     base, content = _layout(config)
     names = _names(config, content)
     paths, sources = _find(base, f"images/{split}" if content is None else content[split], split)
+    # What says which splits and classes there are.
+    sources.append(base / "images" if content is None else root_of(config) / config["file"])
     require(paths)
     found, owner, boxes, classes, places = [], [], [], [], []
     for i, path in enumerate(paths):

@@ -41,6 +41,8 @@ def execute(plan: Plan, store: Store, listen: Listen) -> Outcome:
     for stage in plan.stages.values():
         if mistakes and not KINDS[stage.kind].check:
             break
+        if _all_mistaken(plan, stage, mistakes):
+            continue
         if store.has(stage.fingerprint):
             store.read(stage.fingerprint)  # a damaged one is told now, not after the work
             outcome.cached += 1
@@ -81,6 +83,12 @@ def _spoiled(plan: Plan, failed: Stage) -> set[str]:
     for replicate in plan.replicates:
         (concerned if failed.fingerprint in replicate.stages else others).update(replicate.stages)
     return {failed.fingerprint, *(f for f in concerned - others if not KINDS[plan.stages[f].kind].check)}
+
+
+def _all_mistaken(plan: Plan, stage: Stage, mistakes: dict[str, str]) -> bool:
+    """Whether each variant that a stage belongs to is known to be a mistake already."""
+    concerned = [replicate for replicate in plan.replicates if stage.fingerprint in replicate.stages]
+    return bool(mistakes and concerned) and all(mistakes.keys() & set(r.stages) for r in concerned)
 
 
 def _told(plan: Plan, mistakes: dict[str, str]) -> str:

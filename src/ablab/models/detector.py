@@ -92,7 +92,9 @@ def build(parts: Mapping[str, Any]) -> Detector:
 def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
     """The class that `_target_` names and the keys it will be given."""
     keys = dict(config)
-    target = str(keys.pop("_target_", None))
+    if "_target_" not in keys:
+        raise UserError(f"{group}: its YAML has no _target_, which names the class (module.Class)")
+    target = str(keys.pop("_target_"))
     module_name, _, class_name = target.rpartition(".")
     expected = f"{group}._target_: '{target}' was found, module.Class was expected"
     try:

@@ -82,6 +82,7 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
 
     `seeds=[...]` on the command line replaces the study's. Raises UserError that names file and key.
     """
+    study = Path(study).stem if study.endswith(".yaml") else study
     path = find_yaml("sweeps", study, "study")
     source = f"sweeps/{path.name}"
     content = _read(path, source)
@@ -103,8 +104,12 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
     if design not in DESIGNS:
         raise UserError(f"{source}: design '{design}' is none. {nearest(design, DESIGNS)}")
     variants = tuple(_point(point, factors, f"{source}: variants") for point in content.get("variants", []))
-    if (design == "list") != bool(variants):
-        raise UserError(f"{source}: `variants` goes with `design: list`, and only with it (design is '{design}')")
+    if design == "list" and not variants:
+        raise UserError(f"{source}: design 'list' takes its points from `variants`, which is missing or empty")
+    if variants and design != "list":
+        raise UserError(f"{source}: `variants` goes with `design: list`, but design is '{design}'")
+    if design != "ladder":
+        _refuse_rivals(factors, source)
     return Study(
         name=study,
         question=content.get("question", ""),
@@ -206,6 +211,15 @@ def _seeds(seeds: list[Any], where: str) -> tuple[int, ...]:
     if not seeds or not whole or len(set(seeds)) != len(seeds):
         raise UserError(f"{where}: expected distinct whole numbers from 0 to {2**32 - 1}, found {seeds!r}")
     return tuple(seeds)
+
+
+def _refuse_rivals(factors: Factors, source: str) -> None:
+    """Two factors that set one key: the later would silently overrule the other (on a ladder that is the point)."""
+    owner: dict[str, str] = {}
+    for factor, levels in factors.items():
+        for key in {override.key for level in levels.values() for override in level}:
+            if owner.setdefault(key, factor) != factor:
+                raise UserError(f"{source}: the factors '{owner[key]}' and '{factor}' both set {key}")
 
 
 def _refuse_shadowed(asked: list[Override], factors: Factors, source: str) -> None:
