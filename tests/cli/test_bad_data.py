@@ -215,6 +215,11 @@ def test_a_wrong_set_refuses_a_sweep_for_every_variant_at_once(folder: Folder) -
     assert message.count("train1.jpg") == 1
 
 
+def test_data_decodes_every_image(folder: Folder) -> None:
+    cut("images/val2.jpg")(coco(folder))
+    folder.refused("data", *COCO, says=["set/images/val2.jpg", "cannot be read as an image"])
+
+
 def test_dirty_boxes_are_told_by_data_and_do_not_stop_the_training(folder: Folder) -> None:
     root = coco(folder)
     content = annotations("train")
