@@ -9,7 +9,7 @@ import pytest
 from ablab.config import Override, yaml_names
 from ablab.errors import UserError
 from ablab.study.plan import Plan, compile
-from ablab.study.study import load
+from ablab.study.study import load, single
 
 GOOD = """
 question: Is it worth it?
@@ -148,6 +148,18 @@ def test_two_factors_that_set_one_key_are_refused_but_on_a_ladder(write) -> None
         plan()
     write(rivals.replace("design: grid", "design: ladder"))
     assert len({r.variant.name for r in plan().replicates}) >= 2
+
+
+def test_a_single_training_is_named_by_what_was_asked_not_by_where_it_lies() -> None:
+    asked = [
+        Override("stem", "focus"),
+        Override("data.root", "/somewhere"),
+        Override("store", "/else"),
+        Override("seed", 3),
+    ]
+    (variant,) = single("train", asked, 3).expand()
+    assert variant.levels == {"stem": "focus"}
+    assert {o.key for o in variant.overrides} == {"stem", "data.root", "store"}
 
 
 def test_a_study_may_be_named_by_its_file(write) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 
 from ablab.config import Override, find_yaml, flatten, read_yaml
 from ablab.errors import UserError, nearest
+from ablab.stages.declare import LOCATIONS
 from ablab.study.design import DESIGNS, Point, name
+
+PLACES = ("store", "reports", "tracking")  # keys that say where something goes
 
 Factors = dict[str, dict[str, tuple[Override, ...]]]  # factor -> level -> its overrides
 
@@ -124,10 +127,11 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
 
 
 def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
-    """A study of one variant, whose levels are what was asked for: what `ablab train` runs."""
+    """A study of one variant, whose levels are what was asked for (where things lie aside): what `ablab train` runs."""
     asked = [override for override in overrides if override.key != "seed"]
-    factors: Factors = {o.key: {str(o.value): (o,)} for o in asked}
-    return Study(name, "", (), factors, "grid", _seeds([seed], "seed"), source=f"ablab {name}")
+    places = tuple(o for o in asked if o.key.partition(".")[0] in PLACES or o.key in LOCATIONS)
+    factors: Factors = {o.key: {str(o.value): (o,)} for o in asked if o not in places}
+    return Study(name, "", places, factors, "grid", _seeds([seed], "seed"), source=f"ablab {name}")
 
 
 def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> Study:
