@@ -50,6 +50,9 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
     axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="baseline")
     axes.set(xlabel="FLOPs (G)", ylabel="mAP50 (%)")
     axes.margins(x=0.1)  # room for the last point's number
+    low, high = axes.get_ylim()
+    if low < 0 or high > 100:  # an interval of few seeds reaches further than AP can
+        axes.set_ylim(max(low, -2), min(high, 102))
     axes.grid(alpha=0.25)
     figure.legend(loc="outside right upper", fontsize="small", frameon=False)  # inside it hides intervals
     figure.savefig(file)
