@@ -93,7 +93,7 @@ def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module],
     """The class that `_target_` names and the keys it will be given."""
     keys = dict(config)
     if "_target_" not in keys:
-        raise UserError(f"{group}: its YAML has no _target_, which names the class (module.Class)")
+        raise UserError(f"{group}: no _target_ was found in its YAML, module.Class was expected")
     target = str(keys.pop("_target_"))
     module_name, _, class_name = target.rpartition(".")
     expected = f"{group}._target_: '{target}' was found, module.Class was expected"
