@@ -58,7 +58,7 @@ class Store:
         """A published stage's folder, its files compared with their checksums. Raises UserError for a damaged one."""
         for name, expected in self.read(fingerprint)["files"].items():
             file = self.folder(fingerprint) / name
-            if not file.is_file() or _sha256(file) != expected:
+            if not file.is_file() or checksum(file) != expected:
                 raise UserError(f"{file}: not as it was published; delete its folder to run the stage again")
         return self.folder(fingerprint)
 
@@ -83,7 +83,7 @@ class Store:
 
     def publish(self, fingerprint: str, record: dict[str, Any], written: Path) -> dict[str, Any]:
         """Publish the folder `written` as the stage's result; checksums of its files join the record."""
-        record = record | {"files": {f.name: _sha256(f) for f in sorted(written.iterdir()) if f.is_file()}}
+        record = record | {"files": {f.name: checksum(f) for f in sorted(written.iterdir()) if f.is_file()}}
         (written / "stage.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
         target = self.folder(fingerprint)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +103,7 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _sha256(file: Path) -> str:
+def checksum(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

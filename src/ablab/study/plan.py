@@ -5,7 +5,6 @@ Nothing here imports torch: what needs a network is found out by the `smoke` sta
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from ablab import machine
 from ablab.config import THE_DATA, Composed, Override, compose, flatten
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import KINDS
+from ablab.store import checksum
 from ablab.study import limits
 from ablab.study.fingerprint import code, digest, targets, versions
 from ablab.study.study import Study, Variant
@@ -72,22 +72,23 @@ def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS)
     """
     work: dict[tuple[str, ...], Variant] = {}
     duplicates = []
-    settled: list[tuple[Variant, dict[str, Any]]] = []
+    settled: list[tuple[Variant, dict[str, Any], list[Stage]]] = []  # with the first seed's stages
     kinds = set(only)
     for variant in study.expand():
         config = settle(compose(variant.overrides), variant.overrides, describe)
         _check_splits(config, describe, kinds)
-        does = tuple(s.fingerprint for s in _chain(config, study.seeds[0], describe, kinds, weights))
+        stages = _chain(config, study.seeds[0], describe, kinds, weights)
+        does = tuple(s.fingerprint for s in stages)
         if does in work:
             duplicates.append((variant, work[does]))
             continue
         work[does] = variant
-        settled.append((variant, config))
+        settled.append((variant, config, stages))
     found: dict[str, Stage] = {}
     replicates = []
     for seed in study.seeds:  # every variant's first seed before any second
-        for variant, config in settled:
-            stages = _chain(config, seed, describe, kinds, weights)
+        for variant, config, first in settled:
+            stages = first if seed == study.seeds[0] else _chain(config, seed, describe, kinds, weights)
             found |= {stage.fingerprint: stage for stage in stages if stage.fingerprint not in found}
             replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
     ordered = sorted(found.items(), key=lambda item: _rank(item[1].kind))  # stable: parents stay before children
@@ -203,10 +204,7 @@ def content_digest(content: dict[str, Any], splits: tuple[str, ...]) -> str:
 
 def _content(parent: str) -> str:
     """A parent's fingerprint; of a file that the user gave, the hash of its content."""
-    if os.sep not in parent:
-        return parent
-    with open(parent, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum(Path(parent)) if os.sep in parent else parent
 
 
 def _rank(kind: str) -> int:
