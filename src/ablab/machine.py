@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
+import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,52 @@ def settle(engine: dict[str, Any]) -> dict[str, Any]:
     return engine | {"device": device, "precision": precision, "threads": threads}
 
 
+@cache
 def cores() -> int:
     """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(most, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such group, or "max"
+        return most
+
+
+def gpus() -> int:
+    """GPUs of NVIDIA's that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def free_memory_mb() -> float:
+    """What this machine, or its container, still has to give, in MB (10^6 bytes)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024 / 1e6
+    except (OSError, ValueError, StopIteration):  # not Linux: half of all there is, which errs low
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2e6 if hasattr(os, "sysconf") else 2e3
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or "max"
+        return free
+    return min(free, limit / 1e6)
+
+
+def reset_peak_memory() -> None:
+    """Count this process's peak memory from here on, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float:
+    """The most resident memory that this process had since `reset_peak_memory`, in MB (10^6 bytes)."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6, 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def host() -> dict[str, str]:
