@@ -14,7 +14,7 @@ from typing import Any
 from ablab import machine
 from ablab.errors import UserError
 from ablab.stages.declare import KINDS
-from ablab.store import Store
+from ablab.store import BusyError, Hold, Store, StoreError
 from ablab.study.plan import Stage, content_digest
 
 Emit = Callable[[dict[str, Any]], None]
@@ -43,29 +43,45 @@ def perform(stage: Stage, store: Store, emit: Emit) -> dict[str, Any]:
     if store.has(stage.fingerprint):
         return store.read(stage.fingerprint)
     try:
-        with store.claim(stage.fingerprint, lambda: emit({"message": "another process is at it: waiting"})) as work:
+        with _claim(stage, store, emit) as hold:
             if store.has(stage.fingerprint):  # another process published it while this one waited
                 return store.read(stage.fingerprint)
-            return _run(stage, store, work, emit)
+            return _run(stage, store, hold, emit)
+    except StoreError as error:
+        raise StoreUnusableError(str(error)) from error
     except OSError as error:
-        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(store.root)
+        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(store.local)
         if elsewhere or error.errno not in _STOPS_EVERYTHING:
             raise
         why = _STOPS_EVERYTHING[error.errno]
         raise StoreUnusableError(
-            f"the store {store.root} cannot be written: {why} ({error.filename or error}). "
+            f"the store {store.url} cannot be written: {why} ({error.filename or error}). "
             "What was finished is kept; mend it and give the same command again"
         ) from None
 
 
-def _run(stage: Stage, store: Store, work: Path, emit: Emit) -> dict[str, Any]:
-    out = work / "out"
+def _claim(stage: Stage, store: Store, emit: Emit) -> Hold:
+    """The stage, as soon as nobody else holds it."""
+    seen, since = None, time.monotonic()
+    while True:
+        try:
+            return store.claim(stage.fingerprint, seen if time.monotonic() - since > store.ttl else None)
+        except BusyError as busy:
+            if seen is None:
+                emit({"message": f"process {busy.pid} on {busy.host} is at it: waiting"})
+            if busy.beat != seen:
+                seen, since = busy.beat, time.monotonic()
+        time.sleep(0.2)
+
+
+def _run(stage: Stage, store: Store, hold: Hold, emit: Emit) -> dict[str, Any]:
+    out = hold.work / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     inputs = {role: _folder(parent, store) for role, parent in stage.inputs.items()}
     run = importlib.import_module(KINDS[stage.kind].module).run
     started = time.time()
-    numbers = run(stage.config, inputs, out, work, emit)
+    numbers = run(stage.config, inputs, out, hold.work, emit)
     _require_unchanged(stage, store)
     record = {
         "fingerprint": stage.fingerprint,
@@ -81,7 +97,7 @@ def _run(stage: Stage, store: Store, work: Path, emit: Emit) -> dict[str, Any]:
         "started": started,
         "seconds": time.time() - started,
     }
-    return store.publish(stage.fingerprint, record, out)
+    return store.publish(hold, record, out)
 
 
 def _folder(parent: str, store: Store) -> Path:
