@@ -73,7 +73,7 @@ def files(folder: Path, pattern: str) -> set[tuple[Path, int]]:
 
 
 def checkpoints(folder: Path) -> set[tuple[Path, int]]:
-    return files(folder, "work/*/checkpoint.pt")
+    return files(folder, "work/*/*/checkpoint.pt")
 
 
 def published(folder: Path) -> set[tuple[Path, int]]:
@@ -82,7 +82,7 @@ def published(folder: Path) -> set[tuple[Path, int]]:
 
 def unfinished(folder: Path) -> set[str]:
     """Trainings that are not published but have a checkpoint."""
-    return {file.parent.name for file, _ in checkpoints(folder)} - {file.parent.name for file, _ in published(folder)}
+    return {file.parent.parent.name for file, _ in checkpoints(folder)} - {file.parent.name for file, _ in published(folder)}
 
 
 def results(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:

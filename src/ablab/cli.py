@@ -80,7 +80,7 @@ def plan(words: list[str]) -> int:
         to_run += counts["to run"]
         rows.append([replicate.variant.name, replicate.seed, *counts.values()])
     print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
-    print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.root)}")
+    print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.local) if store.on_disk else store.url}")
     for left_out, equal in compiled.duplicates:
         print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")
     print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
@@ -136,7 +136,7 @@ def _train_one(words: list[str]) -> int:
     stages = record["variants"][0]["replicates"][0]["stages"]
     trained = [stage["fingerprint"] for stage in stages if stage["kind"] == "train"]
     if trained:
-        weights = store_of(compiled).folder(trained[-1]) / "weights.safetensors"
+        weights = store_of(compiled).checked(trained[-1]) / "weights.safetensors"
         print(f"weights: {_shown(weights)}", file=sys.stderr)
     found = [stage["numbers"] for stage in stages if stage["kind"] == "evaluate"]
     print(table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found]))

@@ -141,7 +141,7 @@ def test_a_damaged_record_of_a_stage_is_named(finished: Folder) -> None:
     file = next(file for file in finished.published() if (file.parent / "weights.safetensors").exists())
     file.write_text(file.read_text()[:100])
     os.utime(file, ns=(1, 1))
-    message = finished.refused("sweep", "tiny", says=["stage.json", "damaged", "delete its folder"])
+    message = finished.refused("sweep", "tiny", says=["stage.json", "damaged", "ablab store verify"])
     assert str(file) in message
     shutil.rmtree(file.parent)
     again = finished.run("sweep", "tiny")
@@ -153,7 +153,7 @@ def test_a_damaged_record_of_a_stage_is_named(finished: Folder) -> None:
 def test_a_damaged_checkpoint_starts_the_phase_again(finished: Folder, damage: str) -> None:
     stage = next(file.parent for file in finished.published() if (file.parent / "weights.safetensors").exists())
     before = (stage / "weights.safetensors").read_bytes()
-    work = finished.path / ".ablab/store/work" / stage.name
+    work = finished.path / ".ablab/store/work" / stage.name / "000001"
     content = {"cut": before[:500], "noise": os.urandom(3000), "text": b"a text", "empty": b""}[damage]
     shutil.rmtree(stage)
     work.mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_weights_missing_from_the_store(finished: Folder) -> None:
             shutil.rmtree(file.parent)
     result = finished.run("sweep", "tiny")
     assert result.code == 1
-    assert "weights.safetensors: not as it was published; delete its folder" in result.err
+    assert "weights.safetensors: not as it was published; `ablab store verify`" in result.err
     assert "Traceback" not in result.err
 
 

@@ -68,7 +68,7 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(folder
     words = ["sweep", "tiny", "schedule.epochs=12"]
     process = folder.start(*words)
     deadline = time.monotonic() + 120
-    while not (folder.trainings() == 1 and list(folder.path.glob(".ablab/store/work/*/checkpoint.pt"))):
+    while not (folder.trainings() == 1 and list(folder.path.glob(".ablab/store/work/*/*/checkpoint.pt"))):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
