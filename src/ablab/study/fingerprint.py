@@ -61,11 +61,19 @@ def code(modules: Iterable[str]) -> str:
 
     A module that was installed (in site-packages) counts by its distribution's version.
     """
-    return _code(tuple(sorted(set(modules))), Path.cwd())
+    return _code(tuple(sorted(set(modules))), Path.cwd())[0]
+
+
+def modules_of(modules: Iterable[str]) -> dict[str, str]:
+    """What `code` digests: module -> digest of its syntax tree (version, if it was installed).
+
+    One dictionary for all that ask for the same modules: not to be changed.
+    """
+    return _code(tuple(sorted(set(modules))), Path.cwd())[1]
 
 
 @cache
-def _code(modules: tuple[str, ...], folder: Path) -> str:
+def _code(modules: tuple[str, ...], folder: Path) -> tuple[str, dict[str, str]]:
     roots = {module.partition(".")[0]: _root(module.partition(".")[0]) for module in modules}
     seen: dict[str, str] = {}
     waiting = list(modules)
@@ -86,7 +94,7 @@ def _code(modules: tuple[str, ...], folder: Path) -> str:
         package = module.rpartition(".")[0]
         if package:
             waiting.append(package)
-    return digest(seen)
+    return digest(seen), seen
 
 
 def _root(top: str) -> Path | None:

@@ -17,7 +17,8 @@ from ablab.errors import UserError, nearest
 from ablab.stages.declare import KINDS
 from ablab.store import checksum
 from ablab.study import limits
-from ablab.study.fingerprint import code, digest, targets, versions
+from ablab.study.equal import refuse_equal_arms
+from ablab.study.fingerprint import code, digest, modules_of, targets, versions
 from ablab.study.study import Study, Variant
 
 # data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}}
@@ -29,7 +30,8 @@ class Stage:
     """A piece of work.
 
     config: all that it may read. inputs: role -> fingerprint of a parent, or a path that the user gave.
-    data: digest of the content of `splits`, the splits that it reads.
+    data: digest of the content of `splits`, the splits that it reads. modules: module -> digest, what `code`
+    digests. images: how many each of `splits` holds.
     """
 
     kind: str
@@ -41,6 +43,8 @@ class Stage:
     code: str
     versions: dict[str, str] = field(repr=False)
     fingerprint: str
+    modules: dict[str, str] = field(repr=False, default_factory=dict)
+    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS)
     Raises UserError for whatever in the configuration is wrong, before anything runs.
     """
     work: dict[tuple[str, ...], Variant] = {}
-    duplicates = []
+    equal: list[tuple[Variant, Variant]] = []
     settled: list[tuple[Variant, dict[str, Any], list[Stage]]] = []  # with the first seed's stages
     kinds = set(only)
     for variant in study.expand():
@@ -80,10 +84,12 @@ def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS)
         stages = _chain(config, study.seeds[0], describe, kinds, weights)
         does = tuple(s.fingerprint for s in stages)
         if does in work:
-            duplicates.append((variant, work[does]))
-            continue
-        work[does] = variant
+            equal.append((variant, work[does]))
+            if not study.identical or variant.levels == work[does].levels:
+                continue
+        work.setdefault(does, variant)
         settled.append((variant, config, stages))
+    duplicates = refuse_equal_arms(study, equal)
     found: dict[str, Stage] = {}
     replicates = []
     for seed in study.seeds:  # every variant's first seed before any second
@@ -181,7 +187,8 @@ def make(
             part.setdefault(group, {})[leaf] = config[group][leaf]
         else:
             part[group] = config[group]
-    digest_of_code = code([declared.module, *targets(part)])
+    implementing = [declared.module, *targets(part)]
+    digest_of_code = code(implementing)
     used = versions(declared.libraries)
     data = content_digest(content, splits) if content else None
     # The content of the data counts, not where it lies or how its files are called.
@@ -194,7 +201,20 @@ def make(
         "code": digest_of_code,
         "versions": used,
     }
-    return Stage(kind, label, part, inputs or {}, data, splits, digest_of_code, used, digest(identity))
+    images = tuple(content["splits"][split].get("images", 0) for split in splits) if content else ()
+    return Stage(
+        kind,
+        label,
+        part,
+        inputs or {},
+        data,
+        splits,
+        digest_of_code,
+        used,
+        digest(identity),
+        modules_of(implementing),
+        images,
+    )
 
 
 def content_digest(content: dict[str, Any], splits: tuple[str, ...]) -> str:

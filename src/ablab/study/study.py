@@ -42,6 +42,7 @@ class Study:
     seeds: tuple[int, ...]
     exclude: tuple[Point, ...] = ()
     variants: tuple[Point, ...] = ()
+    identical: bool = False  # whether arms that do the same work are meant (A/A)
     source: str = field(default="", compare=False)
 
     def expand(self) -> list[Variant]:
@@ -77,7 +78,9 @@ KEYS = {
     "exclude": list,
     "variants": list,
     "measure": dict,
+    "identical": str,
 }
+ALLOWED = "allowed"  # the only value of `identical`
 
 
 def load(study: str, overrides: Iterable[Override] = ()) -> Study:
@@ -122,6 +125,7 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
         seeds=_seeds(content.get("seeds", [0]), f"{seeds_source}: seeds"),
         exclude=tuple(_point(point, factors, f"{source}: exclude") for point in content.get("exclude", [])),
         variants=variants,
+        identical=_identical(content, source),
         source=source,
     )
 
@@ -145,7 +149,16 @@ def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> 
         if row["recipe"]
     }
     question = "What do the published detectors cost, measured under one convention?"
-    return Study("experiments", question, tuple(overrides), {"experiment": levels}, "grid", (0,), source="experiments")
+    return Study(
+        "experiments",
+        question,
+        tuple(overrides),
+        {"experiment": levels},
+        "grid",
+        (0,),
+        identical=True,  # two rows may have been published of one detector at one size
+        source="experiments",
+    )
 
 
 def _read(path: Path, source: str) -> dict[str, Any]:
@@ -208,6 +221,16 @@ def _point(point: Any, factors: dict[str, Any], where: str) -> Point:
             raise UserError(f"{where}: {factor} has no level '{level}'. {nearest(level, factors[factor])}")
         found[str(factor)] = str(level)
     return found
+
+
+def _identical(content: dict[str, Any], source: str) -> bool:
+    found = content.get("identical")
+    if found not in (None, ALLOWED):
+        raise UserError(
+            f"{source}: identical: expected '{ALLOWED}' (arms that do the same work are meant: an A/A "
+            f"comparison) or no such key, found {found!r}"
+        )
+    return found is not None
 
 
 def _seeds(seeds: list[Any], where: str) -> tuple[int, ...]:
