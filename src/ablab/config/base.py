@@ -63,13 +63,14 @@ def _loader(search_path: tuple[str, ...]) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=path)
 
 
-def _search_path() -> tuple[str, ...]:
+def search_path() -> tuple[str, ...]:
+    """The folders that configurations are composed from, the working folder's own `conf/` first."""
     return tuple(map(str, places("conf")))
 
 
-def groups() -> dict[str, list[str]]:
-    """Every group and its choices, from the working folder's `conf/` and ablab's."""
-    return _groups(_search_path())
+def groups(path: tuple[str, ...] | None = None) -> dict[str, list[str]]:
+    """Every group and its choices, in the working folder's `conf/` and ablab's (or under another search path)."""
+    return _groups(path or search_path())
 
 
 @cache
@@ -81,12 +82,12 @@ def _groups(search_path: tuple[str, ...]) -> dict[str, list[str]]:
     return {group: sorted(choices) for group, choices in sorted(found.items())}
 
 
-def compose_choices(choices: dict[str, str]) -> Base:
+def compose_choices(choices: dict[str, str], path: tuple[str, ...]) -> Base:
     """Compose once for each combination of choices; Hydra takes tens of milliseconds for it.
 
     Raises UserError for files that cannot be composed, and for a recipe that sets a part's own key.
     """
-    return _compose_choices(tuple(sorted(choices.items())), _search_path())
+    return _compose_choices(tuple(sorted(choices.items())), path)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -111,9 +111,8 @@ def _where_unknown(base: Base, key: str) -> str:
     return f"there is none{file}. {nearest(key, names)}"
 
 
-def check_knobs_are_read(read: Iterable[str], values: list[Override]) -> None:
-    """Refuse a shared knob (a root key that is no group) that was set but is none of the keys that are `read`."""
-    known = groups()
+def check_knobs_are_read(read: Iterable[str], values: list[Override], known: Container[str]) -> None:
+    """Refuse a shared knob (a root key under none of the `known` groups) that was set but is not `read`."""
     shared = [o for o in values if o.source != THE_DATA and is_shared(o.key, known)]  # the data's: no part need read it
     if not shared:
         return

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ablab.config.resolvers  # noqa: F401  (registers them)
-from ablab.config.base import Base, compose_choices, groups, is_shared
+from ablab.config.base import Base, compose_choices, groups, is_shared, search_path
 from ablab.config.check import check_knobs_are_read, checked
 from ablab.config.overrides import Override, flatten, parse
 from ablab.config.resolve import Leaf, Unsure, references
@@ -62,7 +62,8 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
     Raises UserError for an unknown key or choice, a wrong type, or a shared knob that no chosen part reads.
     """
     asked = [parse([item])[0] if isinstance(item, str) else item for item in overrides]
-    available = groups()
+    path = search_path()
+    available = groups(path)
     choices = {}
     values = []
     for override in asked:
@@ -75,15 +76,15 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
                 f"{override.key}={override.value} (from {override.source}): no such choice. "
                 f"{nearest(override.value, available[override.key])}"
             )
-    base = compose_choices(choices)
+    base = compose_choices(choices, path)
     leaves = [leaf for override in values for leaf in checked(base, override)]
     try:
         groups_set = base.resolver.set(leaves)
-        check_knobs_are_read((key for group in groups_set.values() for key in group.reads), values)
+        check_knobs_are_read((key for group in groups_set.values() for key in group.reads), values, available)
         resolved = base.resolver.resolve(groups_set)
     except Unsure:
         tree = _set(base, leaves)
-        check_knobs_are_read(references(OmegaConf.to_container(tree, resolve=False)), values)
+        check_knobs_are_read(references(OmegaConf.to_container(tree, resolve=False)), values, available)
         resolved = _resolve(tree)
     return Composed(resolved, base.choices, base, tuple(values))
 
