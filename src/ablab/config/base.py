@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablab.config.files import places, read_yaml, shown
 from ablab.config.overrides import flatten
+from ablab.config.resolve import Resolver
 from ablab.errors import UserError, nearest
 
 
@@ -32,6 +34,16 @@ class Base:
     tree: DictConfig
     choices: dict[str, str]
     files: list[tuple[str, Path, dict[str, Any]]]  # (package, file, its keys), later ones win
+
+    @cached_property
+    def resolver(self) -> Resolver:
+        """Resolves the tree with values set in it."""
+        return Resolver(OmegaConf.to_container(self.tree, resolve=False))  # type: ignore[arg-type]
+
+    @cached_property
+    def schemas(self) -> dict[str, Any]:
+        """What `check` has found that keys hold."""
+        return {}
 
     def origin(self, key: str) -> str:
         for package, file, content in reversed(self.files):
@@ -51,13 +63,14 @@ def _loader(search_path: tuple[str, ...]) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=path)
 
 
-def _search_path() -> tuple[str, ...]:
+def search_path() -> tuple[str, ...]:
+    """The folders that configurations are composed from, the working folder's own `conf/` first."""
     return tuple(map(str, places("conf")))
 
 
-def groups() -> dict[str, list[str]]:
-    """Every group and its choices, from the working folder's `conf/` and ablab's."""
-    return _groups(_search_path())
+def groups(path: tuple[str, ...] | None = None) -> dict[str, list[str]]:
+    """Every group and its choices, in the working folder's `conf/` and ablab's (or under another search path)."""
+    return _groups(path or search_path())
 
 
 @cache
@@ -69,12 +82,12 @@ def _groups(search_path: tuple[str, ...]) -> dict[str, list[str]]:
     return {group: sorted(choices) for group, choices in sorted(found.items())}
 
 
-def compose_choices(choices: dict[str, str]) -> Base:
+def compose_choices(choices: dict[str, str], path: tuple[str, ...]) -> Base:
     """Compose once for each combination of choices; Hydra takes tens of milliseconds for it.
 
     Raises UserError for files that cannot be composed, and for a recipe that sets a part's own key.
     """
-    return _compose_choices(tuple(sorted(choices.items())), _search_path())
+    return _compose_choices(tuple(sorted(choices.items())), path)
 
 
 @cache
@@ -129,7 +142,8 @@ def _has(content: Any, key: str) -> bool:
 def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
     """Refuse a recipe that sets what is no shared knob: a part's own key would leak into whatever part replaces it."""
     root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
-    knobs = [key for key in flatten(root) if is_shared(key) and not key.startswith("hydra.")]
+    known = groups()
+    knobs = [key for key in flatten(root) if is_shared(key, known) and not key.startswith("hydra.")]
     for package, file, content in files:
         if package or content is root:
             continue
@@ -141,6 +155,7 @@ def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
                 )
 
 
-def is_shared(key: str) -> bool:
+def is_shared(key: str, known: Container[str]) -> bool:
+    """Whether a key is a knob that parts share: below a root key that is none of the `known` groups, or of `model`."""
     top, _, rest = key.partition(".")
-    return bool(rest) and (top == "model" or top not in groups())
+    return bool(rest) and (top == "model" or top not in known)

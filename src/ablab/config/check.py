@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,18 +13,26 @@ from ablab.config.overrides import COMMAND_LINE, THE_DATA, Override, flatten
 from ablab.errors import UserError, nearest
 
 
-def set_value(tree: DictConfig, base: Base, override: Override) -> None:
-    """Set a key that there is to a value of its type. Raises UserError otherwise, with the nearest key."""
+def checked(base: Base, override: Override) -> Iterator[tuple[str, Any]]:
+    """The keys that an override sets, and values of their types (several for a group of keys).
+
+    Raises UserError for a key that there is not, with the nearest one, and for a value of another type.
+    """
     key, source = override.key, f" (from {override.source})" if override.source != COMMAND_LINE else ""
-    schema = _select(base.tree, key)
+    if key not in base.schemas:
+        base.schemas[key] = _select(base.tree, key)
+    schema = base.schemas[key]
     if schema is _ABSENT:
         raise UserError(f"unknown key '{key}'{source}: {_where_unknown(base, key)}")
-    value = _typed(key, override.value, schema, f"{source}; the key is written in {base.origin(key)}")
+    try:
+        value = _typed(key, override.value, schema)
+    except _WrongTypeError as error:
+        raise UserError(f"{error}{source}; the key is written in {base.origin(key)}") from None
     if isinstance(value, dict):
         for name, inner in value.items():
-            set_value(tree, base, Override(f"{key}.{name}", inner, override.source))
+            yield from checked(base, Override(f"{key}.{name}", inner, override.source))
     else:
-        OmegaConf.update(tree, key, value, merge=False)
+        yield key, value
 
 
 _ABSENT = object()
@@ -59,7 +66,11 @@ _NAMES: dict[type, str] = {
 }
 
 
-def _typed(key: str, value: Any, schema: Any, where: str) -> Any:
+class _WrongTypeError(Exception):
+    """A value of another type than the YAML gives to its key."""
+
+
+def _typed(key: str, value: Any, schema: Any) -> Any:
     """`value` as the type that the YAML gives to the key; a null there takes anything.
 
     A data set's files may be null where the YAML names one: no such split, no such file.
@@ -75,9 +86,9 @@ def _typed(key: str, value: Any, schema: Any, where: str) -> Any:
         return float(value)
     if type(value) is not kind:
         shown = f"{value!r} ({_NAMES.get(type(value), 'nothing')})"
-        raise UserError(f"{key}: expected {_NAMES[kind]} such as {schema!r}, found {shown}{where}")
+        raise _WrongTypeError(f"{key}: expected {_NAMES[kind]} such as {schema!r}, found {shown}")
     if kind is list and schema and not isinstance(schema[0], (list, dict)):
-        return [_typed(f"{key}[{i}]", item, schema[0], where) for i, item in enumerate(value)]
+        return [_typed(f"{key}[{i}]", item, schema[0]) for i, item in enumerate(value)]
     return value
 
 
@@ -100,30 +111,15 @@ def _where_unknown(base: Base, key: str) -> str:
     return f"there is none{file}. {nearest(key, names)}"
 
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)[\[}]")
-
-
-def check_knobs_are_read(tree: DictConfig, values: list[Override]) -> None:
-    """Refuse a shared knob (a root key that is no group) that was set but that no chosen part reads."""
-    shared = [o for o in values if is_shared(o.key) and o.source != THE_DATA]  # which no part need read
+def check_knobs_are_read(read: Iterable[str], values: list[Override], known: Container[str]) -> None:
+    """Refuse a shared knob (a root key under none of the `known` groups) that was set but is not `read`."""
+    shared = [o for o in values if o.source != THE_DATA and is_shared(o.key, known)]  # the data's: no part need read it
     if not shared:
         return
-    read = {key for key in references(OmegaConf.to_container(tree, resolve=False)) if is_shared(key)}
+    keys = set(read)
     for override in shared:
-        if override.key not in read:
+        if override.key not in keys:
             raise UserError(
                 f"{override.key} (from {override.source}) changes nothing: no chosen part reads it. "
-                f"Knobs that are read: {', '.join(sorted(read))}"
+                f"Knobs that are read: {', '.join(sorted(key for key in keys if is_shared(key, known)))}"
             )
-
-
-def references(node: Any) -> Iterator[str]:
-    """Every key that an interpolation in `node` reads."""
-    if isinstance(node, dict):
-        for value in node.values():
-            yield from references(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from references(value)
-    elif isinstance(node, str):
-        yield from _REFERENCE.findall(node)

@@ -4,8 +4,8 @@ Notable here:
 
 - A folder's own `conf/` comes before the one ablab ships, and a key that is not in the YAML is refused.
 - The YAML of a group is its schema: an override keeps the type that is written there.
-- Composing costs Hydra tens of milliseconds, so it happens once for each combination of group choices;
-  values are then set on a copy.
+- Composing costs Hydra tens of milliseconds, so it happens once for each combination of group choices; resolving
+  costs OmegaConf as much, so `resolve` does it, and OmegaConf only what is beyond that.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ablab.config.resolvers  # noqa: F401  (registers them)
-from ablab.config.base import Base, compose_choices, groups, is_shared
-from ablab.config.check import check_knobs_are_read, references, set_value
+from ablab.config.base import Base, compose_choices, groups, is_shared, search_path
+from ablab.config.check import check_knobs_are_read, checked
 from ablab.config.overrides import Override, flatten, parse
+from ablab.config.resolve import Leaf, Unsure, references
 from ablab.errors import UserError, nearest
 
 
@@ -30,7 +31,7 @@ from ablab.errors import UserError, nearest
 class Composed:
     """One complete configuration.
 
-    resolved: plain nested dictionary, without interpolations.
+    resolved: plain nested dictionary, without interpolations; its groups are shared with others, so never change them.
     choices: group -> chosen file.
     """
 
@@ -50,7 +51,8 @@ class Composed:
         """Shared knobs that none of the chosen parts reads, such as a recipe's whose part was replaced."""
         content = OmegaConf.to_container(self._base.tree, resolve=False)
         assert isinstance(content, dict)
-        knobs = {key for key in flatten({str(k): v for k, v in content.items()}) if is_shared(key)}
+        known = groups()
+        knobs = {key for key in flatten({str(k): v for k, v in content.items()}) if is_shared(key, known)}
         return sorted(knobs - set(references(content)) - {"model.name"})
 
 
@@ -60,7 +62,8 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
     Raises UserError for an unknown key or choice, a wrong type, or a shared knob that no chosen part reads.
     """
     asked = [parse([item])[0] if isinstance(item, str) else item for item in overrides]
-    available = groups()
+    path = search_path()
+    available = groups(path)
     choices = {}
     values = []
     for override in asked:
@@ -73,15 +76,28 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
                 f"{override.key}={override.value} (from {override.source}): no such choice. "
                 f"{nearest(override.value, available[override.key])}"
             )
-    base = compose_choices(choices)
-    tree = copy.deepcopy(base.tree) if values else base.tree
-    for override in values:
-        set_value(tree, base, override)
-    check_knobs_are_read(tree, values)
-    return Composed(_resolve(tree), base.choices, base, tuple(values))
+    base = compose_choices(choices, path)
+    leaves = [leaf for override in values for leaf in checked(base, override)]
+    try:
+        groups_set = base.resolver.set(leaves)
+        check_knobs_are_read((key for group in groups_set.values() for key in group.reads), values, available)
+        resolved = base.resolver.resolve(groups_set)
+    except Unsure:
+        tree = _set(base, leaves)
+        check_knobs_are_read(references(OmegaConf.to_container(tree, resolve=False)), values, available)
+        resolved = _resolve(tree)
+    return Composed(resolved, base.choices, base, tuple(values))
+
+
+def _set(base: Base, leaves: list[Leaf]) -> DictConfig:
+    tree = copy.deepcopy(base.tree)
+    for key, value in leaves:
+        OmegaConf.update(tree, key, value, merge=False)
+    return tree
 
 
 def _resolve(tree: DictConfig) -> dict[str, Any]:
+    """All of the tree resolved by OmegaConf: what `Resolver` must equal."""
     try:
         resolved = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ from ablab.errors import UserError, nearest
 PACKAGE = Path(__file__).parents[1]
 
 
+@cache
 def shipped(folder: str) -> Path:
     """The `conf`, `sweeps` or `experiments` that came with ablab: in the wheel, else in the source tree."""
     inside = PACKAGE / folder
-    return inside if inside.is_dir() else PACKAGE.parents[1] / folder
+    return (inside if inside.is_dir() else PACKAGE.parents[1] / folder).resolve()
 
 
 def places(folder: str) -> list[Path]:
     """Where files of a kind are looked for, first wins: the working folder's own, then ablab's."""
-    own = Path.cwd() / folder
-    return [place for place in dict.fromkeys([own.resolve(), shipped(folder).resolve()]) if place.is_dir()]
+    own = (Path.cwd() / folder).resolve()
+    return [place for place in dict.fromkeys([own, shipped(folder)]) if place.is_dir()]
 
 
 def find_yaml(folder: str, name: str, key: str) -> Path:
@@ -59,7 +61,7 @@ def yaml_names(folder: str) -> list[str]:
 
 def shown(file: Path) -> str:
     """A file as a user would name it: from the working folder, else from ablab's own root."""
-    for root in (Path.cwd(), shipped("conf").resolve().parent):
+    for root in (Path.cwd(), shipped("conf").parent):
         if file.is_relative_to(root):
             return str(file.relative_to(root))
     return str(file)

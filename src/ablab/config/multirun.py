@@ -26,11 +26,11 @@ def multirun(arguments: list[str], job: Callable[[list[str]], object]) -> None:
         job(list(HydraConfig.get().overrides.task))
 
     _check_sweep(arguments)
-    own = [place for place in places("conf") if place != shipped("conf").resolve()]
+    own = [place for place in places("conf") if place != shipped("conf")]
     sys.argv = ["ablab train", "--multirun", "hydra/job_logging=none", *arguments]
     if own:
         sys.argv.append(f"hydra.searchpath=[{','.join(f'file://{place}' for place in own)}]")
-    where = str(shipped("conf").resolve())
+    where = str(shipped("conf"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what goes wrong, instead of ending the process
     try:
         hydra_main(version_base="1.3", config_path=where, config_name="config")(task)()

@@ -5,6 +5,9 @@ ${channels:BASE,WIDTH}   ${channels:BASE,WIDTH,PRUNE}   ${repeats:COUNT,DEPTH}  
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from omegaconf import OmegaConf
 
 from ablab.errors import UserError
@@ -45,6 +48,10 @@ def scaled_gain(gain: float, classes: int | None) -> float:
     return gain if classes is None else gain * classes / 80
 
 
-OmegaConf.register_new_resolver("channels", scaled_channels, replace=True)
-OmegaConf.register_new_resolver("repeats", scaled_repeats, replace=True)
-OmegaConf.register_new_resolver("class_gain", scaled_gain, replace=True)
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "channels": scaled_channels,
+    "repeats": scaled_repeats,
+    "class_gain": scaled_gain,
+}
+for _name, _resolver in RESOLVERS.items():
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)

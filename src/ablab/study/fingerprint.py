@@ -49,10 +49,10 @@ def targets(config: Any) -> Iterator[str]:
         target = config.get("_target_")
         if isinstance(target, str):
             yield target.rpartition(".")[0]
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, list):
-        for value in config:
+    elif not isinstance(config, list):
+        return
+    for value in config.values() if isinstance(config, dict) else config:
+        if isinstance(value, (dict, list)):  # most are numbers
             yield from targets(value)
 
 

@@ -6,8 +6,8 @@ A part's own keys are its class's to check, and those of a data set its reader's
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from ablab.config import Composed
@@ -57,6 +57,7 @@ LIMITS = {
 }
 LENGTHS = {"optim.betas": 2, "preprocess.mean": 3, "preprocess.std": 3}
 NOT_EMPTY = ("eval.resolutions", "schedule.phases")
+_GROUPS = {key.partition(".")[0] for key in (*LIMITS, *LENGTHS)}
 PHASE = {"imgsz", "epochs", "lr"}  # keys of a phase
 
 
@@ -69,8 +70,7 @@ def check(composed: Composed) -> None:
             _refuse(composed, key, config[group][leaf], "at least one entry")
     for number, phase in enumerate(config["schedule"]["phases"]):
         _check_phase(composed, f"schedule.phases[{number}]", phase)
-    for key, value in _leaves(config):
-        bare = re.sub(r"\[\d+\]", "", key)
+    for key, bare, value in _leaves(config):
         if bare in LENGTHS and isinstance(value, list) and len(value) != LENGTHS[bare]:
             _refuse(composed, key, value, f"{LENGTHS[bare]} numbers")
         if bare in LIMITS and not isinstance(value, list) and not _allowed(value, LIMITS[bare]):
@@ -85,16 +85,25 @@ def _check_phase(composed: Composed, key: str, phase: Any) -> None:
             raise UserError(f"{key}: unknown key '{name}'. {nearest(name, PHASE)}")
 
 
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its key, lists both whole and entry by entry: `schedule.phases[0].imgsz`."""
+def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Every value of the groups that have limits with its key, whole and without indices.
+
+    Lists come both whole and entry by entry: (`schedule.phases[0].imgsz`, `schedule.phases.imgsz`, 320).
+    """
+    for group, content in config.items():
+        if group in _GROUPS:
+            yield from _within(content, group, group)
+
+
+def _within(node: Any, key: str, bare: str) -> Iterator[tuple[str, str, Any]]:
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+            yield from _within(value, f"{key}.{name}", f"{bare}.{name}")
     else:
-        yield key, node
+        yield key, bare, node
         if isinstance(node, list):
             for number, value in enumerate(node):
-                yield from _leaves(value, f"{key}[{number}]")
+                yield from _within(value, f"{key}[{number}]", bare)
 
 
 def _allowed(value: Any, limit: str) -> bool:
@@ -106,6 +115,7 @@ def _allowed(value: Any, limit: str) -> bool:
     return math.isfinite(value) and above and below
 
 
+@cache
 def _parsed(limit: str) -> tuple[bool, str, float, float, str]:
     whole, interval = limit.startswith("whole "), limit.removeprefix("whole ")
     low, high = interval[1:-1].split(", ")
