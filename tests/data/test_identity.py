@@ -139,7 +139,7 @@ def test_an_older_readers_answer_is_not_trusted(
 ) -> None:
     cache = tmp_path / "data.json"
     describe(coco_config, cache)
-    monkeypatch.setattr(identity, "_readers", lambda: "other code")
+    monkeypatch.setattr(identity, "readers", lambda: "other code")
     monkeypatch.setattr("ablab.data.dataset.load", lambda *_: (_ for _ in ()).throw(RuntimeError("read again")))
     with pytest.raises(RuntimeError, match="read again"):
         describe(coco_config, cache)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from ablab.data import loader as module
 from ablab.data.form import Dataset
 from ablab.data.letterbox import fit
 from ablab.data.loader import Batch, Loader, eval_batches
@@ -66,21 +65,6 @@ def test_an_images_augmentation_does_not_depend_on_the_batch_size(squares: Datas
     large = {i: b.images[k] for b in make(squares, batch=7).epoch(5) for k, i in enumerate(b.indices)}
     assert small.keys() == large.keys() == set(range(7))
     assert all(torch.equal(small[i], large[i]) for i in small)
-
-
-def test_memory_makes_no_difference(squares: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = make(squares)
-    list(kept.epoch(0))
-    assert kept._cache is not None
-    assert len(kept._cache) == 7
-    monkeypatch.setattr(module, "free_memory", lambda: 4.0 * (7 * 64 * 64 * 3 - 1))
-    bare = make(squares)
-    assert bare._cache is None
-    assert same(list(kept.epoch(1)), list(bare.epoch(1)))
-
-
-def test_free_memory_is_plausible() -> None:
-    assert 2**24 < module.free_memory() < 2**50
 
 
 @pytest.mark.parametrize(

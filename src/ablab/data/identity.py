@@ -41,7 +41,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     remembered = _remembered(cache)
     key = _sha(_canonical([config, os.getcwd()]))
     entry = remembered.get(key)
-    if entry and entry["readers"] == _readers() and _unchanged(entry["files"]):
+    if entry and entry["readers"] == readers() and _unchanged(entry["files"]):
         description: dict[str, Any] = entry["description"]
         return description
 
@@ -72,7 +72,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
         },
     }
     if all(file is None or file[1] < began for file in files.values()):  # else it changed while it was being read
-        remembered[key] = {"readers": _readers(), "files": files, "description": description}
+        remembered[key] = {"readers": readers(), "files": files, "description": description}
         _remember(cache, remembered)
     return description
 
@@ -118,7 +118,7 @@ def _same_classes(datasets: dict[str, Dataset]) -> None:
                 )
 
 
-def _readers() -> str:
+def readers() -> str:
     """A digest of this package's source: what an older reader made of the files is not to be trusted."""
     return _sha(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 

@@ -60,16 +60,28 @@ def fit(
         if value not in choices:
             raise UserError(f"preprocess.{key}: '{value}'. {nearest(value, choices)}")
     height, width = image.shape[:2]
-    ratio = size / max(height, width)
-    w, h = (size, size) if resize == "stretch" else (max(round(width * ratio), 1), max(round(height * ratio), 1))
+    w, h = _sides(width, height, size, resize)
     if (w, h) != (width, height):
         averaged = interpolation == "area" and w <= width and h <= height
         resized = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
         image = np.asarray(resized, np.uint8)
-    left, top = (size - w) // 2, (size - h) // 2
-    placement = Placement(w / width, h / height, left, top)
+    placement = place(width, height, size, resize)
     if (w, h) == (size, size):
         return image, placement
     canvas = np.full((size, size, 3), pad, np.uint8)
-    canvas[top : top + h, left : left + w] = image
+    canvas[placement.top : placement.top + h, placement.left : placement.left + w] = image
     return canvas, placement
+
+
+def place(width: int, height: int, size: int, resize: str) -> Placement:
+    """Where `fit` puts an image of width x height px."""
+    w, h = _sides(width, height, size, resize)
+    return Placement(w / width, h / height, (size - w) // 2, (size - h) // 2)
+
+
+def _sides(width: int, height: int, size: int, resize: str) -> tuple[int, int]:
+    """Width and height of the image in the network's input, px."""
+    if resize == "stretch":
+        return size, size
+    ratio = size / max(height, width)
+    return max(round(width * ratio), 1), max(round(height * ratio), 1)

@@ -2,7 +2,7 @@
 
 - An epoch is a pure function of (seed, epoch): the order is drawn from a generator of (seed, epoch), each image's
   augmentation from one of (seed, epoch, place in the dataset). Nothing depends on what was loaded before.
-- Decoded and fitted images are kept in memory if all of them fit in a quarter of what is free.
+- Images come decoded and fitted from a file that all processes of this machine share (fitted.py).
 - Images leave as they lie in memory, height by width by channel: the tensors are (B, 3, S, S) in torch's channels_last
   format, at no cost. They stay uint8; mean and std are applied on the device.
 - All work is done in the calling thread; OpenCV's own threads are the caller's to limit.
@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +21,9 @@ from torch import Tensor
 
 from ablab.data.augment import augment as augmented
 from ablab.data.augment import clip
-from ablab.data.form import Dataset, Sample, read_image
-from ablab.data.letterbox import Placement, fit
+from ablab.data.fitted import fitted
+from ablab.data.form import Dataset, Sample
+from ablab.data.letterbox import Placement
 from ablab.errors import UserError, nearest
 
 ORDER, AUGMENT = 0, 1  # purposes of a generator: without them image 0's augmentation would repeat the shuffle's draws
@@ -58,9 +57,7 @@ class Loader:
             raise UserError(f"optim.batch: {batch}, expected at least 1")
         self.dataset, self.imgsz, self.batch, self.seed = dataset, imgsz, batch, seed
         self.preprocess, self.augment = preprocess, augment
-        self._cache: dict[int, tuple[NDArray[np.uint8], Placement]] | None = None
-        if len(dataset.samples) * imgsz * imgsz * 3 <= free_memory() / 4:
-            self._cache = {}
+        self._fitted = fitted(dataset, imgsz, preprocess)
 
     def __len__(self) -> int:
         return len(self._cuts()) - 1
@@ -86,7 +83,7 @@ class Loader:
     def _make(self, index: int, n: int, augment: bool) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """One image and its rows (m, 5): class, x1, y1, x2, y2."""
         sample = self.dataset.samples[index]
-        image, placement = self._fitted(index)
+        image, placement = self._fitted[index]
         boxes = placement.to_network(sample.boxes[~sample.crowd])
         classes = sample.classes[~sample.crowd]
         if augment and self.augment is not None:
@@ -96,44 +93,16 @@ class Loader:
             boxes, kept = clip(boxes, self.imgsz)
         return image, np.concatenate((classes[kept, None].astype(np.float32), boxes), axis=1)
 
-    def _fitted(self, index: int) -> tuple[NDArray[np.uint8], Placement]:
-        if self._cache is None:
-            return _fit(self.dataset.samples[index], self.imgsz, self.preprocess)
-        if index not in self._cache:
-            self._cache[index] = _fit(self.dataset.samples[index], self.imgsz, self.preprocess)
-        return self._cache[index]
-
 
 def eval_batches(
     dataset: Dataset, *, imgsz: int, batch: int, preprocess: dict[str, Any]
 ) -> Iterator[tuple[Tensor, list[Sample], list[Placement]]]:
     """Every image once, in the dataset's order: uint8 (B, 3, S, S), the samples, and where each image was put."""
+    every = fitted(dataset, imgsz, preprocess)
     for start in range(0, len(dataset.samples), batch):
         samples = list(dataset.samples[start : start + batch])
-        fitted = [_fit(sample, imgsz, preprocess) for sample in samples]
-        yield _tensor([image for image, _ in fitted], preprocess), samples, [placement for _, placement in fitted]
-
-
-def free_memory() -> float:
-    """Bytes that this process may still take: what the machine has available, or its container's limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        pages = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        free = 1024.0 * pages["MemAvailable"]
-    except (OSError, ValueError, KeyError, IndexError):  # not Linux: half of all there is, which errs low
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 if hasattr(os, "sysconf") else 2.0**31
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or "max"
-        return free
-    return min(free, limit)
-
-
-def _fit(sample: Sample, imgsz: int, preprocess: dict[str, Any]) -> tuple[NDArray[np.uint8], Placement]:
-    return fit(
-        read_image(sample), imgsz, preprocess["pad"], preprocess["resize"], preprocess.get("interpolation", "area")
-    )
+        images = [every[start + place] for place in range(len(samples))]
+        yield _tensor([image for image, _ in images], preprocess), samples, [placement for _, placement in images]
 
 
 def _tensor(images: list[NDArray[np.uint8]], preprocess: dict[str, Any]) -> Tensor:
