@@ -290,8 +290,9 @@ def test_a_stage_that_another_sweep_is_at_waits_while_others_go_on(
 
 def test_a_damaged_parent_is_put_aside_and_runs_again_first(tmp_path: Path) -> None:
     store, parent = Store(tmp_path), "t1".ljust(64, "0")
+    (store.folder(parent)).parent.mkdir(parents=True, exist_ok=True)
     pool, heard = scripted(store, t2a=[("damaged", {"reason": "sum: not as published", "fingerprint": parent})])
-    assert heard[0].startswith("retry t2a: sum: not as published: put aside in")
+    assert heard[0].startswith("retry t2a: sum: not as published. It is put aside in")
     assert pool.started == ["sa", "sb", "t1", "t2a", "t1", "t2a", "t2b"]
     assert len(heard) == 1
 

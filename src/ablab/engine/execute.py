@@ -221,7 +221,7 @@ class _Run:
     def _mend(self, stage: Stage, parent: str, reason: str) -> None:
         """A parent's files are damaged: they are put aside, and it runs again first."""
         place = self.store.quarantine(parent)
-        self.listen("retry", stage, {"reason": f"{reason}: put aside in {place}, it runs again"})
+        self.listen("retry", stage, {"reason": f"{reason}. It is put aside in {place} and runs again" if place else reason})
         self.work.lost(parent)
         self.work.put_back(stage.fingerprint)
 
