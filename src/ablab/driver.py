@@ -8,13 +8,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ablab import machine
 from ablab.config import Override, compose, flatten
 from ablab.console import Progress, warn
-from ablab.engine.inline import Outcome, execute
+from ablab.engine.execute import Pool, execute
+from ablab.engine.inline import Inline
+from ablab.engine.ray import RayPool
 from ablab.engine.stage import StoreUnusableError
+from ablab.engine.work import Outcome
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study.plan import Describe, Plan, compile, settle
+from ablab.study import places
+from ablab.study.equal import equal_graphs
+from ablab.study.forecast import costs, forecast
+from ablab.study.measured import caught_up, remember
+from ablab.study.order import order
+from ablab.study.plan import Describe, Plan, Stage, compile, settle
 from ablab.study.record import record
 from ablab.study.study import Study, load, published, single
 
@@ -75,7 +84,7 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
     try:
-        outcome = execute(plan, store, Progress(plan))
+        outcome = carry_out(plan, store)
     except (KeyboardInterrupt, StoreUnusableError):
         with suppress(OSError, UserError):  # a half-done sweep is a record too
             tracking.record(record(plan, store, {}), uri)
@@ -83,6 +92,37 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
     facts = record(plan, store, outcome.failures)
     tracking.record(facts, uri)
     return outcome, facts
+
+
+def carry_out(plan: Plan, store: Store) -> Outcome:
+    """Execute a plan: in workers side by side where it is a study, in this process where it is one configuration."""
+    engine = config_of(plan)["engine"]
+    published = store.published()
+    history = caught_up(store, plan, published)
+    expected = forecast(plan, published, history, costs(plan, store, published, history))
+    if todo := expected.pending:
+        document = places.document(plan, published, store.read_json(f"studies/{plan.study.name}.json"))
+        store.write_json(f"studies/{plan.study.name}.json", document)
+    progress = Progress(plan)
+
+    def listen(happening: str, stage: Stage, facts: dict[str, Any]) -> None:
+        progress(happening, stage, facts)
+        if happening == "done":
+            remember(store, stage, facts)
+
+    def approve() -> None:
+        checked = {f: store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind == "smoke"}
+        if messages := equal_graphs(plan, checked):
+            raise UserError("\n".join(messages))
+
+    def pool() -> Pool:
+        alone = len(plan.replicates) == 1 and not engine.get("address")
+        if engine["name"] == "inline" or alone:
+            return Inline(store)
+        return RayPool(store, engine, expected.peak_mb, {plan.stages[fingerprint].kind for fingerprint in todo})
+
+    started = order(plan, todo, machine.at_once(engine))
+    return execute(plan, store, listen, pool, started, approve)
 
 
 def reports_folder(config: dict[str, Any], name: str) -> Path:
@@ -122,7 +162,7 @@ def measure(asked: list[Override], kinds: set[str], weights: Path | None = None)
     describe = _classes_only(config["model"]["classes"] or 80) if bare else describe_data(config)
     plan = compile(single("measure", asked, config["seed"]), describe, kinds, weights)
     store = store_of(plan)
-    outcome = execute(plan, store, Progress(plan))
+    outcome = carry_out(plan, store)
     if outcome.failures:
         raise UserError(next(iter(outcome.failures.values())))
     return [store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind != "data"]

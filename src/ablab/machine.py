@@ -25,7 +25,8 @@ MOST_THREADS = 1024  # torch ends the process where the system refuses one more
 def settle(engine: dict[str, Any]) -> dict[str, Any]:
     """The `engine` group with `auto` and null replaced by what this machine has.
 
-    Raises UserError for a device or precision that is none.
+    Threads of a stage: one on a CPU, where stages side by side do more than one on every core; on GPUs, each stage's
+    share of the cores. Raises UserError for a device or precision that is none.
     """
     for key, known in (("device", DEVICES), ("precision", PRECISIONS)):
         if engine[key] not in known:
@@ -38,7 +39,7 @@ def settle(engine: dict[str, Any]) -> dict[str, Any]:
         precision = "bf16" if device == "cuda" or _processor_has_bf16() else "fp32"
     threads = engine["threads"]
     if threads is None:
-        threads = cores()
+        threads = 1 if device == "cpu" else max(1, cores() // at_once(engine | {"device": device}))
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise UserError(f"engine.threads={threads}: expected a whole number from 1 to {MOST_THREADS}, or null")
     return engine | {"device": device, "precision": precision, "threads": threads}
@@ -53,6 +54,13 @@ def cores() -> int:
         return max(1, min(most, int(quota) // int(period)))
     except (OSError, ValueError):  # no such group, or "max"
         return most
+
+
+def at_once(engine: dict[str, Any]) -> int:
+    """How many stages of a settled `engine` group this machine can run side by side."""
+    if engine["device"] == "cuda":
+        return max(1, int(gpus() / engine.get("gpu", 1.0)))
+    return max(1, cores() // engine["threads"])
 
 
 def gpus() -> int:

@@ -200,11 +200,11 @@ def test_a_store_that_takes_nothing_more_stops_the_sweep(stages: Stages, tmp_pat
 class Script:
     """A pool that answers as it is told: what comes of a stage, try by try; "done" when nothing is left to say."""
 
-    def __init__(self, store: Store, slots: int = 1, **answers: list[tuple[str, dict[str, Any]]]) -> None:
+    def __init__(self, store: Store, slots: int = 1, **answers: list[Any]) -> None:
         self.store, self.slots, self.answers = store, slots, answers
         self.running: list[Stage] = []
         self.started: list[str] = []
-        self.expired: list[Any] = []
+        self.expired: dict[str, list[Any]] = {}
         self.beside: dict[str, int] = {}
 
     def room(self, stage: Stage, alone: bool) -> bool:
@@ -212,7 +212,7 @@ class Script:
 
     def start(self, stage: Stage, expired: Any) -> None:
         self.started.append(stage.label)
-        self.expired.append(expired)
+        self.expired.setdefault(stage.label, []).append(expired)
         self.beside[stage.label] = len(self.running)
         self.running.append(stage)
 
@@ -222,7 +222,8 @@ class Script:
         stage = self.running.pop(0)
         answers = self.answers.get(stage.label, [])
         if answers:
-            deliver(stage.fingerprint, *answers.pop(0))
+            answer = answers.pop(0)
+            deliver(stage.fingerprint, *(answer() if callable(answer) else answer))
         else:
             with self.store.claim(stage.fingerprint) as hold:
                 out = hold.work / "out"
@@ -236,7 +237,7 @@ class Script:
         pass
 
 
-def scripted(store: Store, slots: int = 1, **answers: list[tuple[str, dict[str, Any]]]) -> tuple[Script, list[str]]:
+def scripted(store: Store, slots: int = 1, **answers: list[Any]) -> tuple[Script, list[str]]:
     """Execute two_variants(): the pool, and what was heard of stages beyond their start and end."""
     pool = Script(store, slots, **answers)
     heard: list[str] = []
@@ -280,18 +281,22 @@ def test_a_stage_that_another_sweep_is_at_waits_while_others_go_on(
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_PAUSE", 0.0)
     store = Store(tmp_path)
-    monkeypatch.setattr(type(store), "ttl", property(lambda _: 0.0), raising=False)
+    store.ttl = 0.0
     busy: Any = ("busy", {"reason": "held", "beat": [1, 7]})
     pool, heard = scripted(store, t2a=[busy, busy])
     assert heard == ["retry t2a: another sweep is at it: waiting for its result"]
-    assert pool.expired[-1] == [1, 7]  # the same sign of life for longer than a lease lasts: it is taken over
+    assert pool.expired["t2a"] == [None, [1, 7], [1, 7]]  # silent for longer than a lease lasts: it is taken over
     assert pool.started.index("t2b") > pool.started.index("t2a")
 
 
 def test_a_damaged_parent_is_put_aside_and_runs_again_first(tmp_path: Path) -> None:
     store, parent = Store(tmp_path), "t1".ljust(64, "0")
-    (store.folder(parent)).parent.mkdir(parents=True, exist_ok=True)
-    pool, heard = scripted(store, t2a=[("damaged", {"reason": "sum: not as published", "fingerprint": parent})])
+
+    def damage() -> tuple[str, dict[str, Any]]:
+        (store.folder(parent) / "sum").write_text("2")
+        return "damaged", {"reason": "sum: not as published", "fingerprint": parent}
+
+    pool, heard = scripted(store, t2a=[damage])
     assert heard[0].startswith("retry t2a: sum: not as published. It is put aside in")
     assert pool.started == ["sa", "sb", "t1", "t2a", "t1", "t2a", "t2b"]
     assert len(heard) == 1

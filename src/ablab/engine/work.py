@@ -22,7 +22,7 @@ class Outcome:
 class Work:
     """The stages of a plan by state: waiting for a parent, ready, done, or given up.
 
-    done: fingerprints in the store. order: all fingerprints, in the order in which those that are ready should start.
+    done: fingerprints in the store. order: fingerprints in the order in which those that are ready should start; the plan's own for the rest.
     Checks are ready first; nothing else is before all of them are settled (`checking`).
     """
 
@@ -30,7 +30,9 @@ class Work:
         self.plan = plan
         self.done = {fingerprint for fingerprint in plan.stages if fingerprint in done}
         self.given_up: set[str] = set()
-        self._place = {fingerprint: place for place, fingerprint in enumerate(order or plan.stages)}
+        # What is done already is in no order that was made for the rest; it takes its turn if it is lost.
+        ordered = dict.fromkeys([*(order or ()), *plan.stages])
+        self._place = {fingerprint: place for place, fingerprint in enumerate(ordered)}
         self._children: dict[str, list[str]] = {}
         for fingerprint, stage in plan.stages.items():
             for parent in stage.inputs.values():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablab import machine
 from ablab.config import Override, find_yaml, flatten, read_yaml
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import LOCATIONS
@@ -135,6 +136,8 @@ def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
     asked = [override for override in overrides if override.key != "seed"]
     places = tuple(o for o in asked if o.key.partition(".")[0] in PLACES or o.key in LOCATIONS)
     factors: Factors = {o.key: {str(o.value): (o,)} for o in asked if o not in places}
+    if not any(o.key == "engine.threads" for o in asked):  # nothing else runs beside it
+        places += (Override("engine.threads", machine.cores(), "this machine"),)
     return Study(name, "", places, factors, "grid", _seeds([seed], "seed"), source=f"ablab {name}")
 
 
