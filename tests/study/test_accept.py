@@ -16,7 +16,9 @@ from ablab.study.plan import Plan
 
 def swept(store: studies.MemoryStore, **facts: Any) -> Plan:
     plan = studies.plan()
-    store.write_json("studies/mine.json", places.document(plan, store.published(), store.read_json("studies/mine.json")))
+    store.write_json(
+        "studies/mine.json", places.document(plan, store.published(), store.read_json("studies/mine.json"))
+    )
     store.finish((stage for f, stage in plan.stages.items() if not store.has(f)), **facts)
     return plan
 
