@@ -48,6 +48,17 @@ def test_only_a_ladder_compares_with_the_rung_before() -> None:
     assert all(not row.to_previous for row in table(made.ladder() | {"design": "grid"}))
 
 
+def test_results_kept_across_a_code_change_are_told() -> None:
+    study = made.ladder()
+    stages = study["variants"][1]["replicates"][2]["stages"]
+    evaluation = next(stage for stage in stages if stage["kind"] == "evaluate" and stage["numbers"]["imgsz"] == 320)
+    earlier = {"from": "0" * 64, "modules": ["ablab.models.blocks"], "git": {}, "when": 1.0}
+    evaluation["accepted"] = {"from": "1" * 64, "modules": ["my_parts"], "git": {}, "when": 2.0, "before": earlier}
+    remarks = {(row.id, row.imgsz): row.remarks for row in table(study)}
+    assert remarks.pop(("01", 320)) == ("results kept across a code change: ablab.models.blocks, my_parts",)
+    assert set(remarks.values()) == {()}
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "keep", "told"),
     [

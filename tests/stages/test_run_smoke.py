@@ -70,3 +70,43 @@ def test_broken_head_is_told_how(tmp_path: Path, head: type, message: str) -> No
     broken = tiny.config()["head"] | {"_target_": f"{__name__}.{head.__name__}"}
     with pytest.raises(UserError, match=message):
         run(tmp_path, head=broken)
+
+
+class OtherSchedule(AnchorHead):
+    """Differs in training alone, and only late in it."""
+
+    def loss(self, raw: list[Tensor], targets: Tensor, progress: float) -> dict[str, Tensor]:
+        losses = super().loss(raw, targets, progress)
+        return losses if progress < 0.9 else {name: 2 * loss for name, loss in losses.items()}
+
+
+class Unread(AnchorHead):
+    """Has a key that does nothing, or that stops the gradient of one loss."""
+
+    def __init__(self, *args: Any, idle: int, stop: bool = False, **keys: Any) -> None:
+        super().__init__(*args, **keys)
+        self.stop = stop
+
+    def loss(self, raw: list[Tensor], targets: Tensor, progress: float) -> dict[str, Tensor]:
+        losses = super().loss(raw, targets, progress)
+        return losses | {"obj": losses["obj"].detach()} if self.stop else losses
+
+
+def head(part: type, **keys: Any) -> dict[str, Any]:
+    return tiny.config()["head"] | {"_target_": f"{__name__}.{part.__name__}"} | keys
+
+
+def test_the_graph_tells_what_training_would_see(tmp_path: Path) -> None:
+    plain = run(tmp_path)["graph"]
+    assert run(tmp_path)["graph"] == plain
+    assert run(tmp_path, "optim=sgd", sizes=(96,))["graph"] == plain  # another training of the same network
+    assert run(tmp_path, "neck.c3.count=2")["graph"] != plain
+    assert run(tmp_path, "neck.activation=relu")["graph"] != plain  # as many parameters
+    assert run(tmp_path, "head.box=0.06")["graph"] != plain  # a gain: the outputs are the same
+
+
+def test_the_graph_of_a_key_that_does_nothing(tmp_path: Path) -> None:
+    one = run(tmp_path, head=head(Unread, idle=1))["graph"]
+    assert run(tmp_path, head=head(Unread, idle=2))["graph"] == one
+    assert run(tmp_path, head=head(Unread, idle=1, stop=True))["graph"] != one  # equal losses, other gradients
+    assert run(tmp_path, head=head(OtherSchedule))["graph"] != run(tmp_path)["graph"]

@@ -15,7 +15,8 @@ def frame(study: Mapping[str, Any], children: Iterable[Mapping[str, Any]]) -> pd
     """The study as `tracking.read` returns it, long form.
 
     Columns: index, variant, model, levels (dict), imgsz, seed, status, reason, training, evaluation, versions,
-    fingerprints (kind -> list of fingerprints that belong to the row), and every metric that was taken by input size
+    fingerprints (kind -> list of fingerprints that belong to the row), accepted (modules that changed since results of
+    the row were made; None where none was kept across a code change), and every metric that was taken by input size
     (map50, flops, ...), NaN where it was not. A replicate that MLflow does not hold has its rows all the same, as
     incomplete. Runs that the study no longer asks for are left out.
     """
@@ -38,17 +39,27 @@ def measured(row: Mapping[str, Any], metric: str) -> float | None:
 
 def _facts(run: Mapping[str, Any] | None, imgsz: int) -> dict[str, Any]:
     if run is None:
-        nothing: dict[str, Any] = {"training": [], "evaluation": {}, "versions": {}, "fingerprints": {}}
+        nothing: dict[str, Any] = {
+            "training": [],
+            "evaluation": {},
+            "versions": {},
+            "fingerprints": {},
+            "accepted": None,
+        }
         return nothing | {"status": "incomplete", "reason": NOT_RUN}
     facts = {key: run[key] for key in ("status", "training", "versions")}
     facts |= {"reason": run["reason"] or "", "evaluation": run["evaluation"] or {}}  # pandas makes NaN of None
     origins: dict[str, list[str]] = {}
+    kept: list[list[str]] = []
     for stage in run["fingerprints"]:
         if stage["imgsz"] in (None, imgsz):
             origins.setdefault(stage["kind"], []).append(stage["fingerprint"])
+            if "accepted" in stage:
+                kept.append(stage["accepted"])
     suffix = f"/{imgsz}"
     metrics = {k.removesuffix(suffix): v for k, v in run["metrics"].items() if k.endswith(suffix)}
-    return {**metrics, **facts, "fingerprints": origins}
+    accepted = sorted({module for modules in kept for module in modules}) if kept else None
+    return {**metrics, **facts, "fingerprints": origins, "accepted": accepted}
 
 
 def _key(levels: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -123,6 +123,10 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
                 remarks.append(f"seed {seed} {member['reason']}")
             if evaluates and any(seed not in scores[metric] for metric in AP):
                 problems.setdefault(f"incomplete: no AP at {first['imgsz']} px", []).append(seed)
+    kept = [member["accepted"] for member in members if isinstance(member["accepted"], list)]
+    if kept:
+        changed = sorted({module for modules in kept for module in modules})
+        remarks.append(f"results kept across a code change: {', '.join(changed) or 'of what they were made from'}")
     costs: dict[str, float] = {}
     for cost in COSTS:
         values = sorted({value for member in members if (value := measured(member, cost)) is not None})

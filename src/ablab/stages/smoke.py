@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablab.compute import as_float, check_size, memory_explained, prepare
+from ablab.compute import Compute, as_float, check_size, memory_explained, prepare
 from ablab.data.form import Dataset, Sample
 from ablab.data.loader import Loader
 from ablab.errors import UserError
@@ -29,8 +31,8 @@ def run(
 ) -> dict[str, Any]:
     """Build the detector, take one training step and decode once, at twice the largest stride, on images of noise.
 
-    Numbers: params (learnable), max_stride, out_strides. Raises UserError if parts do not fit, a size is no
-    multiple of the largest stride, or a part breaks its contract.
+    Numbers: params (learnable), max_stride, out_strides, graph (see `_graph`). Raises UserError if parts do not fit,
+    a size is no multiple of the largest stride, or a part breaks its contract.
     """
     compute = prepare(config["engine"])
     torch.manual_seed(0)
@@ -45,6 +47,7 @@ def run(
     images, targets, _ = next(loader.epoch(0))
     x = compute.network_input(images, config["preprocess"])
     with memory_explained(f"batch=2 at imgsz={imgsz}"):
+        fresh = copy.deepcopy(detector)
         detector.train()
         with compute.autocast(), _maps_checked(detector, imgsz):
             raw = detector(x)
@@ -57,11 +60,58 @@ def run(
         with torch.inference_mode(), compute.autocast():
             raw = detector(x)
         _check_decoded(detector, *detector.decode(as_float(raw)))
+        graph = _graph(fresh, compute, x, targets.to(compute.device), imgsz)
     return {
         "params": sum(p.numel() for p in detector.parameters()),
         "max_stride": detector.max_stride,
         "out_strides": list(detector.head.out_strides),  # type: ignore[arg-type]
+        "graph": graph,
     }
+
+
+def _graph(fresh: Detector, compute: Compute, x: Tensor, targets: Tensor, imgsz: int) -> str:
+    """A digest of all that a network is and does on one batch: two arms that share it train the same network.
+
+    Types, settings and parameter shapes of its modules; the bits of what it predicts and decodes in eval mode; and of
+    its losses early, in the middle and late, their gradients, and the start from the data's prior, since a part's key
+    may matter to training alone. Seeded, in float32. Equal bits are only to be expected of one machine and its number
+    of threads: elsewhere two equal networks pass for different.
+    """
+    torch.manual_seed(0)
+    found = hashlib.sha256()
+    for name, module in fresh.named_modules():
+        kind = type(module)
+        found.update(f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}\n".encode())
+    for name, parameter in fresh.named_parameters():
+        found.update(f"{name} {tuple(parameter.shape)}\n".encode())
+    set_prior = getattr(fresh.head, "set_prior", None)
+    if set_prior is not None:
+        set_prior([targets], len(x), imgsz)
+    fresh.eval()
+    with torch.no_grad():
+        raw = fresh(x)
+        _add_bits(found, [raw, *fresh.decode(as_float(raw))])
+    fresh.train()
+    for progress in (0.0, 0.5, 1.0):
+        fresh.zero_grad()
+        losses = fresh.loss(as_float(fresh(x)), targets, progress)
+        _add_bits(found, losses)
+        sum(losses.values(), start=torch.zeros((), device=compute.device)).backward()
+        _add_bits(found, [p.grad for p in fresh.parameters() if p.grad is not None])
+    return found.hexdigest()
+
+
+def _add_bits(found: hashlib._Hash, values: Any) -> None:
+    if isinstance(values, Tensor):
+        found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            found.update(str(name).encode())
+            _add_bits(found, value)
+    else:
+        for value in values:
+            _add_bits(found, value)
 
 
 def _noise(imgsz: int, classes: int) -> Dataset:

@@ -58,7 +58,7 @@ def _keep(stage: Stage, old: str, store: Store, git: dict[str, Any]) -> Kept:
         found = differences(stage, record)
         others = {"configuration": found.config, "data": found.data, "libraries": found.versions}
         if differing := [what for what, differs in others.items() if differs]:
-            return Kept(stage, old, (), f"{' and '.join(differing)} differ from the older result's")
+            return Kept(stage, old, (), f"{' and '.join(differing)}: not the older result's")
         for role in found.parents:
             if not _same_result(stage.inputs.get(role), record["inputs"].get(role), store):
                 return Kept(stage, old, (), f"its parent ({role}) is not the older result's")

@@ -58,13 +58,13 @@ def forecast(plan: Plan, done: set[str], history: list[Line], costs: Mapping[str
     made = {line.fingerprint: line for line in history if line.fingerprint in plan.stages}
     result = Forecast({}, {}, {}, {})
     for fingerprint, stage in plan.stages.items():
-        line = made.get(fingerprint) if fingerprint in done else None
+        line = made.get(fingerprint)
         seconds, disk, peak, basis = rates(stage)
         result.seconds[fingerprint] = line.seconds if line else seconds
         result.disk_mb[fingerprint] = line.disk_mb if line and line.disk_mb is not None else disk
         result.peak_mb[fingerprint] = line.peak_mb if line and line.peak_mb is not None else peak
         if fingerprint not in done:
-            result.basis[fingerprint] = basis
+            result.basis[fingerprint] = LIKE if line else basis
     return result
 
 
@@ -140,12 +140,15 @@ class _Rates:
 
     def _rate(self, kind: str, engine: tuple[Any, ...], sized: bool) -> float | None:
         """Seconds for a unit of work of a kind, of the same device, precision and threads where there are some."""
-        lines = [line for line in self.kind.get(kind, []) if not sized or line.parts in self.macs]
+        lines = self.kind.get(kind, [])
+        if sized:  # those whose MACs are known, else all as of the typical ones
+            lines = [line for line in lines if line.parts in self.macs] or lines
         same = [line for line in lines if (line.device, line.precision, line.threads) == engine]
         chosen = (same or lines)[-LATEST:]
         if not chosen:
             return None
-        return median(line.seconds / (line.units * (self.macs[line.parts] if sized else 1.0)) for line in chosen)
+        macs = [self.macs.get(line.parts, self.typical) if sized else 1.0 for line in chosen]
+        return median(line.seconds / (line.units * each) for line, each in zip(chosen, macs, strict=True))
 
 
 def _peak(stage: Stage, lines: list[Line]) -> float:

@@ -260,7 +260,18 @@ def _data_name(config: Mapping[str, Any]) -> str:
 
 def _origin(stage: Mapping[str, Any]) -> dict[str, Any]:
     facts = {key: stage[key] for key in ("kind", "label", "fingerprint")}
-    return {**facts, "imgsz": stage["numbers"].get("imgsz")}
+    kept = {"accepted": _accepted(stage)} if stage.get("accepted") else {}
+    return {**facts, "imgsz": stage["numbers"].get("imgsz"), **kept}
+
+
+def _accepted(stage: Mapping[str, Any]) -> list[str]:
+    """Modules that changed since a result was made that was kept all the same; none where only its parents' did."""
+    modules: set[str] = set()
+    accepted = stage.get("accepted")
+    while accepted:
+        modules.update(accepted["modules"])
+        accepted = accepted.get("before")
+    return sorted(modules)
 
 
 def _versions(stages: list[dict[str, Any]]) -> dict[str, str]:
