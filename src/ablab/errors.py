@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class OutOfMemoryError(UserError):
+    """Memory ran out: with fewer stages at a time, or with the keys lowered that the message names, it may do."""
+
+
 def nearest(name: object, choices: Iterable[object]) -> str:
     """A sentence that helps with a name that is none of `choices`.
 
