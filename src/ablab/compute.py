@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import threadpoolctl
 import torch
 from torch import Tensor, nn
 
-from ablab.errors import UserError, nearest
+from ablab.errors import OutOfMemoryError, UserError, nearest
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+# How libraries that have no exception of their own for it say that memory ran out.
+OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "insufficient memory", "alloc_failed")
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class Compute:
 
 
 def prepare(engine: dict[str, Any]) -> Compute:
-    """Limit this process to `engine.threads` and make it deterministic where the device can be.
+    """Limit all of this process (torch, OpenCV, BLAS, OpenMP, hotcoco) to `engine.threads`, and make it deterministic
+    where the device can be.
 
     Raises UserError for a device that is not there or a precision that is none.
     """
@@ -52,6 +60,9 @@ def prepare(engine: dict[str, Any]) -> Compute:
         raise UserError(f"engine.device={device}: no such device. {nearest(device, ('cpu', 'cuda'))}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device=cuda: torch sees no GPU here; engine.device=cpu works")
+    # Libraries that are loaded later read these. hotcoco's Rust threads (rayon) are started at its first evaluation.
+    os.environ |= dict.fromkeys(THREADS, str(threads))
+    threadpoolctl.threadpool_limits(threads)  # of those loaded already
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     # On a GPU a few backward kernels have no deterministic form: there it warns instead of failing.
@@ -79,10 +90,22 @@ def check_size(imgsz: int, max_stride: int) -> None:
 
 @contextmanager
 def memory_explained(what: str) -> Iterator[None]:
-    """Out of memory becomes a UserError that says which keys to lower."""
+    """Out of memory, whoever ran out of it, becomes an OutOfMemoryError that names what was asked for."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-            raise UserError(f"out of memory with {what}; lower one of them") from error
+    except UserError:
         raise
+    except Exception as error:
+        if _out_of_memory(error):
+            raise OutOfMemoryError(f"out of memory with {what}; smaller numbers need less") from error
+        raise
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):  # numpy's is a MemoryError
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch's on a CPU, cuBLAS's and cuDNN's are RuntimeErrors, OpenCV's is a cv2.error.
+    library = isinstance(error, RuntimeError) or type(error).__module__.startswith(("cv2", "torch"))
+    return library and any(words in str(error).lower() for words in OUT_OF_MEMORY)

@@ -34,9 +34,9 @@ class Progress:
         if happening == "start":
             self._say(f"{stage.kind:<8} {self._name(stage)}{stage.label}")
             self._last = time.monotonic()
-        elif happening == "progress" and time.monotonic() - self._last > self._every:
+        elif happening == "progress" and "message" in facts and time.monotonic() - self._last > self._every:
             self._last = time.monotonic()
-            self._say(f"         {facts.get('message', '')}")
+            self._say(f"         {facts['message']}")
         elif happening == "done" and stage.kind == "data" and facts["numbers"]["dirt"]:
             actions = Counter(flaw["action"] for flaw in facts["numbers"]["dirt"])
             told = ", ".join(f"{count} {action}" for action, count in sorted(actions.items()))

@@ -11,7 +11,13 @@ import torch
 
 from ablab.training import checkpoint
 
-STATE = {"model": {"w": torch.arange(5.0)}, "ema": {}, "optimizers": [{"state": {}}], "curve": [{"epoch": 1}]}
+STATE = {
+    "model": {"w": torch.arange(5.0)},
+    "ema": {},
+    "optimizers": [{"state": {}}],
+    "curve": [{"epoch": 1}],
+    "steps": 26,
+}
 
 
 def test_round_trip_and_nothing_left_over(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def run(config: dict[str, Any], work: Path, *, kill_after: int = 0) -> tuple[dic
 
     def emit(event: dict[str, Any]) -> None:
         events.append(event)
-        if kill_after and event["epoch"] == kill_after:
+        if kill_after and "message" in event and event["epoch"] == kill_after:
             raise Killed
 
     numbers = loop.train(

@@ -60,25 +60,17 @@ class Loader:
         self._fitted = fitted(dataset, imgsz, preprocess)
 
     def __len__(self) -> int:
-        return len(self._cuts()) - 1
+        return len(cuts(len(self.dataset.samples), self.batch)) - 1
 
     def epoch(self, n: int, augment: bool = True) -> Iterator[Batch]:
         """The batches of epoch `n`, each image once, in this epoch's order; the last batch may be smaller."""
         order = np.random.default_rng([self.seed, ORDER, n]).permutation(len(self.dataset.samples)).tolist()
-        cuts = self._cuts()
-        for start, stop in pairwise(cuts):
+        for start, stop in pairwise(cuts(len(order), self.batch)):
             indices = order[start:stop]
             made = [self._make(index, n, augment) for index in indices]
             targets = [np.insert(rows, 0, place, axis=1) for place, (_, rows) in enumerate(made)]
             images = _tensor([image for image, _ in made], self.preprocess)
             yield Batch(images, torch.from_numpy(np.concatenate(targets)), indices)
-
-    def _cuts(self) -> list[int]:
-        n = len(self.dataset.samples)
-        cuts = [*range(0, n, self.batch), n]
-        if n > 1 and n % self.batch == 1:  # BatchNorm has no variance of one image at 1x1: join it to the one before
-            del cuts[-2]
-        return cuts
 
     def _make(self, index: int, n: int, augment: bool) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """One image and its rows (m, 5): class, x1, y1, x2, y2."""
@@ -92,6 +84,14 @@ class Loader:
         else:
             boxes, kept = clip(boxes, self.imgsz)
         return image, np.concatenate((classes[kept, None].astype(np.float32), boxes), axis=1)
+
+
+def cuts(n: int, size: int) -> list[int]:
+    """Where n images are cut into batches of `size`: the places 0 to n at which one ends and the next begins."""
+    places = [*range(0, n, size), n]
+    if n > 1 and n % size == 1:  # BatchNorm has no variance of one image at 1x1: join it to the one before
+        del places[-2]
+    return places
 
 
 def eval_batches(

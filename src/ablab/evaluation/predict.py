@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from ablab.compute import as_float, memory_explained, prepare
 from ablab.data.form import Dataset, Sample
 from ablab.data.loader import eval_batches
 
+TELL_EVERY = 2.0  # seconds between two events
+
 
 @torch.inference_mode()
 def predict(
@@ -23,19 +27,22 @@ def predict(
     preprocess: dict[str, Any],
     eval_config: dict[str, Any],
     engine: dict[str, Any],
+    emit: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Detections of every image: image_id, category_id (the file's own), bbox (x, y, w, h in px of the
     original image, clipped to it, to a thousandth), score (in [0, 1], to a millionth), best first within an
     image.
 
     eval_config: conf (lowest score), iou (of NMS within a class), max_nms (candidates of an image that enter
-    NMS, a box once for every class above conf), max_det (kept), batch. Raises UserError when memory runs out.
+    NMS, a box once for every class above conf), max_det (kept), batch. Emits images (done) and total every TELL_EVERY
+    seconds. Raises OutOfMemoryError.
     """
     compute = prepare(engine)
     compute.place(detector)
     detector.eval()
     batch = eval_config["batch"]
     results: list[dict[str, Any]] = []
+    done, told = 0, time.monotonic()
     with memory_explained(f"eval.batch={batch} at imgsz={imgsz}"):
         for images, samples, placements in eval_batches(dataset, imgsz=imgsz, batch=batch, preprocess=preprocess):
             x = compute.network_input(images, preprocess)
@@ -45,6 +52,10 @@ def predict(
             for boxes, scores, sample, placement in zip(every_box, every_score, samples, placements, strict=True):
                 kept, values, classes = suppress(boxes, scores, eval_config)
                 results += _results(placement.to_image(kept.cpu().numpy()), values, classes, sample, dataset)
+            done += len(samples)
+            if (now := time.monotonic()) - told >= TELL_EVERY:
+                told = now
+                emit({"images": done, "total": len(dataset.samples)})
     return results
 
 

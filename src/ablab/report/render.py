@@ -168,7 +168,13 @@ def _trained(phases: list[dict[str, Any]]) -> str:
         f"{n} epoch{'s' if n > 1 else ''} at {size} px" for n, size in ((p["epochs"], p["imgsz"]) for p in phases)
     )
     told = [f"{epochs}, {sum(phase['steps'] for phase in phases)} steps in all"]
-    for key, words in (("images", "{} images"), ("batch", "batch {}"), ("optimizer", "{}"), ("lr", "peak rate {}")):
+    for key, words in (
+        ("images", "{} images"),
+        ("batch", "batch {}"),
+        ("micro_batch", "in micro-batches of {} (BatchNorm sees those)"),
+        ("optimizer", "{}"),
+        ("lr", "peak rate {}"),
+    ):
         values = list(dict.fromkeys(phase[key] for phase in phases if phase.get(key) is not None))
         told += [words.format(" / ".join(_plain(value) for value in values))] if values else []
     precision = list(dict.fromkeys(phase["precision"] for phase in phases if phase.get("precision")))

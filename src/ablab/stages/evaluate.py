@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ablab.compute import check_size
+from ablab.compute import check_size, memory_explained
 from ablab.data import dataset, form
 from ablab.evaluation import ap
 from ablab.evaluation.predict import predict
@@ -26,11 +26,12 @@ def run(
     """Write detections.json (COCO results, the file's category ids) and curves.json (precision over recall).
 
     Numbers: those of ablab.evaluation.ap.evaluate, with imgsz, images and detections (how many). Raises
-    UserError for weights, classes or sizes that do not fit.
+    UserError for weights, classes or sizes that do not fit, OutOfMemoryError.
     """
     imgsz = config["imgsz"]
-    data = dataset.load(config["data"], config["split"])
-    detector = build(config)
+    with memory_explained(f"eval.batch={config['eval']['batch']} at imgsz={imgsz}"):
+        data = dataset.load(config["data"], config["split"])
+        detector = build(config)
     check_size(imgsz, detector.max_stride)
     check_classes(detector, data)
     weights.load(detector, config, inputs["weights"])
@@ -41,6 +42,7 @@ def run(
         preprocess=config["preprocess"],
         eval_config=config["eval"],
         engine=config["engine"],
+        emit=emit,
     )
     (out / "detections.json").write_text(json.dumps(detections, separators=(",", ":")))
     emit(

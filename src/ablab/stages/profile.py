@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ablab.compute import check_size
+from ablab.compute import check_size, memory_explained
 from ablab.models.detector import build
 from ablab.profiling import complexity
 
@@ -19,7 +19,8 @@ def run(
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """The numbers of ablab.profiling.complexity.profile. Raises UserError for a size that is no multiple of
-    the stride."""
-    detector = build(config)
-    check_size(config["imgsz"], detector.max_stride)
-    return complexity.profile(detector, config["imgsz"])
+    the stride, OutOfMemoryError."""
+    with memory_explained(f"imgsz={config['imgsz']}"):
+        detector = build(config)
+        check_size(config["imgsz"], detector.max_stride)
+        return complexity.profile(detector, config["imgsz"])

@@ -32,14 +32,15 @@ def run(
     """Build the detector, take one training step and decode once, at twice the largest stride, on images of noise.
 
     Numbers: params (learnable), max_stride, out_strides, graph (see `_graph`). Raises UserError if parts do not fit,
-    a size is no multiple of the largest stride, or a part breaks its contract.
+    a size is no multiple of the largest stride, or a part breaks its contract; OutOfMemoryError.
     """
     compute = prepare(config["engine"])
     torch.manual_seed(0)
-    detector = build(config)
+    with memory_explained("this network"):
+        detector = build(config)
+        compute.place(detector)
     for size in config["sizes"]:
         check_size(size, detector.max_stride)
-    compute.place(detector)
 
     imgsz = 2 * detector.max_stride
     data = _noise(imgsz, detector.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ablab.compute import check_size
+from ablab.compute import check_size, memory_explained
 from ablab.data import dataset, form
 from ablab.data.loader import Loader
 from ablab.errors import UserError
@@ -31,23 +32,25 @@ def run(
     work: Path,
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Train and write weights.safetensors, the EMA weights.
+    """Train and write weights.safetensors, the EMA weights; for a part of an open-ended phase also checkpoint.pt, with
+    which its next part goes on.
 
-    Numbers: those of ablab.training.loop.train, with images (of the train split) and batch. Raises UserError for
-    data, weights or sizes that do not fit.
+    Numbers: those of ablab.training.loop.train, with images (of the train split), batch and micro_batch. Raises
+    UserError for data, weights or sizes that do not fit, OutOfMemoryError.
     """
     phase, seed, preprocess = config["phase"], config["seed"], config["preprocess"]
     imgsz, batch = phase["imgsz"], config["optim"]["batch"]
-    train = dataset.load(config["data"], "train")
-    torch.manual_seed(seed)
-    detector = build(config)
-    check_size(imgsz, detector.max_stride)
-    check_classes(detector, train)
-    loader = Loader(train, imgsz=imgsz, batch=batch, preprocess=preprocess, augment=config["augment"], seed=seed)
-    if "previous" in inputs:
-        weights.load(detector, config, inputs["previous"])
-    else:
-        start_from_prior(detector, loader, imgsz)
+    with memory_explained(f"optim.batch={batch} at imgsz={imgsz}"):
+        train = dataset.load(config["data"], "train")
+        torch.manual_seed(seed)
+        detector = build(config)
+        check_size(imgsz, detector.max_stride)
+        check_classes(detector, train)
+        loader = Loader(train, imgsz=imgsz, batch=batch, preprocess=preprocess, augment=config["augment"], seed=seed)
+        if "previous" in inputs:
+            weights.load(detector, config, inputs["previous"])
+        else:
+            start_from_prior(detector, loader, imgsz)
     numbers = loop.train(
         detector,
         loader,
@@ -59,9 +62,13 @@ def run(
         seed=seed,
         work=work,
         emit=emit,
+        previous=inputs.get("previous"),
     )
     weights.save(detector, config, out / "weights.safetensors")
-    return numbers | {"images": len(train.samples), "batch": batch}
+    if "part" in phase and not numbers["diverged"]:
+        shutil.copyfile(work / "checkpoint.pt", out / "checkpoint.pt")
+    used = {"images": len(train.samples), "batch": batch, "micro_batch": config["optim"].get("micro_batch")}
+    return numbers | used
 
 
 def check_classes(detector: Detector, data: form.Dataset) -> None:

@@ -20,9 +20,11 @@ LIMITS = {
     "schedule.imgsz": SIZE,
     "schedule.large": SIZE,
     "schedule.epochs": "whole [1, inf)",
+    "schedule.stage_epochs": "whole [1, inf)",
     "schedule.phases.imgsz": SIZE,
     "schedule.phases.epochs": "whole [1, inf)",
     "schedule.phases.lr": "(0, inf)",
+    "schedule.phases.stage_epochs": "whole [1, inf)",
     "eval.resolutions": SIZE,
     "eval.conf": "[0, 1)",
     "eval.iou": "[0, 1]",
@@ -59,6 +61,7 @@ LENGTHS = {"optim.betas": 2, "preprocess.mean": 3, "preprocess.std": 3}
 NOT_EMPTY = ("eval.resolutions", "schedule.phases")
 _GROUPS = {key.partition(".")[0] for key in (*LIMITS, *LENGTHS)}
 PHASE = {"imgsz", "epochs", "lr"}  # keys of a phase
+OPEN_END = "stage_epochs"  # and of one with an open end
 
 
 def check(composed: Composed) -> None:
@@ -75,14 +78,22 @@ def check(composed: Composed) -> None:
             _refuse(composed, key, value, f"{LENGTHS[bare]} numbers")
         if bare in LIMITS and not isinstance(value, list) and not _allowed(value, LIMITS[bare]):
             _refuse(composed, key, value, _words(LIMITS[bare]))
+    _check_micro_batch(composed)
 
 
 def _check_phase(composed: Composed, key: str, phase: Any) -> None:
     if not isinstance(phase, dict) or not phase.keys() >= PHASE:
         _refuse(composed, key, phase, f"the keys {', '.join(sorted(PHASE))}")
     for name in phase:
-        if name not in PHASE:
-            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, PHASE)}")
+        if name not in PHASE | {OPEN_END}:
+            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, PHASE | {OPEN_END})}")
+
+
+def _check_micro_batch(composed: Composed) -> None:
+    optim = composed.resolved["optim"]
+    batch, part = optim["batch"], optim.get("micro_batch")
+    if part is not None and not (type(part) is int and 1 <= part <= batch and batch % part == 0):
+        _refuse(composed, "optim.micro_batch", part, f"a divisor of optim.batch={batch}, or null")
 
 
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:

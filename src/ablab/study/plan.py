@@ -6,7 +6,7 @@ Nothing here imports torch: what needs a network is found out by the `smoke` sta
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,12 +154,9 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
     if "train" in only:
         previous: dict[str, str] = {}
         watched = ("val",) if config["eval"]["every"] and "val" in content["splits"] else ()
-        start = 0
-        for number, phase in enumerate(phases, 1):
-            label = f"phase {number}/{len(phases)}, {phase['epochs']} epochs at {phase['imgsz']} px, seed {seed}"
-            part = config | {"phase": phase | {"start_epoch": start}, "seed": seed}
-            train = make("train", label, part, previous, content, ("train", *watched))
-            start += phase["epochs"]
+        for label, phase in _phases(config["schedule"]["phases"]):
+            part = config | {"phase": phase, "seed": seed}
+            train = make("train", f"{label}, seed {seed}", part, previous, content, ("train", *watched))
             stages.append(train)
             previous = {"previous": train.fingerprint}
             trained = {"weights": train.fingerprint}
@@ -168,6 +165,25 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
             part = config | {"imgsz": size, "split": judged}
             stages.append(make("evaluate", f"{size} px, seed {seed}", part, trained, content, (judged,)))
     return stages
+
+
+def _phases(phases: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each train stage is called, and its phase: `start_epoch` counts the epochs before it.
+
+    A phase with an open end is a stage for every `stage_epochs`, its `part`: a longer one shares those of a shorter.
+    """
+    start = 0
+    for number, phase in enumerate(phases, 1):
+        name = f"phase {number}/{len(phases)}"
+        length = phase.get("stage_epochs")
+        told = {key: phase[key] for key in ("imgsz", "epochs", "lr")}
+        if not length:
+            yield f"{name}, {phase['epochs']} epochs at {phase['imgsz']} px", told | {"start_epoch": start}
+        for part, first in enumerate(range(0, phase["epochs"], length) if length else ()):
+            epochs = min(length, phase["epochs"] - first)
+            label = f"{name}, epochs {first + 1} to {first + epochs} at {phase['imgsz']} px"
+            yield label, told | {"epochs": epochs, "start_epoch": start + first, "part": part}
+        start += phase["epochs"]
 
 
 def make(

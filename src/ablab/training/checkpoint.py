@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-FIELDS = {"model", "ema", "optimizers", "curve"}
+FIELDS = {"model", "ema", "optimizers", "curve", "steps"}
 
 
 def save(state: dict[str, Any], work: Path) -> None:
