@@ -104,6 +104,13 @@ def sweep(words: list[str]) -> int:
     return SOME_FAILED if outcome.failures else DONE
 
 
+def status(words: list[str]) -> int:
+    """Where the newest sweep of a store stands, running or dead: `ablab status [study=NAME] [store=URL]`."""
+    from ablab.status import status
+
+    return status(words)
+
+
 def train(words: list[str]) -> int:
     """Train and evaluate one configuration: `ablab train model=NAME data=NAME [key=value ...]`.
 
@@ -267,6 +274,7 @@ def ui(words: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": plan,
     "sweep": sweep,
+    "status": status,
     "train": train,
     "eval": evaluate,
     "profile": profile,

@@ -11,10 +11,11 @@ from typing import Any
 from ablab.config import Override, compose, flatten
 from ablab.console import Progress, warn
 from ablab.engine.inline import Outcome, execute
+from ablab.engine.log import EventLog, file_of
 from ablab.engine.stage import StoreUnusableError
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study.plan import Describe, Plan, compile, settle
+from ablab.study.plan import Describe, Plan, Stage, compile, settle
 from ablab.study.record import record
 from ablab.study.study import Study, load, published, single
 
@@ -75,7 +76,7 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
     try:
-        outcome = execute(plan, store, Progress(plan))
+        outcome = _executed(plan, store)
     except (KeyboardInterrupt, StoreUnusableError):
         with suppress(OSError, UserError):  # a half-done sweep is a record too
             tracking.record(record(plan, store, {}), uri)
@@ -83,6 +84,17 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
     facts = record(plan, store, outcome.failures)
     tracking.record(facts, uri)
     return outcome, facts
+
+
+def _executed(plan: Plan, store: Store) -> Outcome:
+    """Execute a plan, shown on the terminal and kept in its event log."""
+    with EventLog(file_of(store.local, plan.study.name), plan) as log, Progress(plan) as progress:
+
+        def listen(happening: str, stage: Stage, facts: dict[str, Any]) -> None:
+            log(happening, stage, facts)
+            progress(happening, stage, facts)
+
+        return execute(plan, store, listen)
 
 
 def reports_folder(config: dict[str, Any], name: str) -> Path:
@@ -122,7 +134,7 @@ def measure(asked: list[Override], kinds: set[str], weights: Path | None = None)
     describe = _classes_only(config["model"]["classes"] or 80) if bare else describe_data(config)
     plan = compile(single("measure", asked, config["seed"]), describe, kinds, weights)
     store = store_of(plan)
-    outcome = execute(plan, store, Progress(plan))
+    outcome = _executed(plan, store)
     if outcome.failures:
         raise UserError(next(iter(outcome.failures.values())))
     return [store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind != "data"]

@@ -29,6 +29,11 @@ class Store:
         self.root = Path(root).resolve()
 
     @property
+    def local(self) -> Path:
+        """A folder on this machine's disk for caches and event logs."""
+        return self.root
+
+    @property
     def data_cache(self) -> Path:
         """Where it is remembered what data sets hold."""
         return self.root / "data.json"
