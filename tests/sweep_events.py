@@ -77,8 +77,9 @@ def night(plan: Plan, slots: int, seed: int = 0) -> Iterator[tuple[float, str, S
         count += 1
         heapq.heappush(queue, (at, count, happening, stage, facts))
 
+    changed = True  # whether more can start than before
     while waiting or queue:
-        for one in list(waiting):
+        for one in list(waiting) if changed else []:
             if broken & set(one.inputs.values()):
                 waiting.remove(one)
                 broken.add(one.fingerprint)
@@ -108,8 +109,8 @@ def night(plan: Plan, slots: int, seed: int = 0) -> Iterator[tuple[float, str, S
                     put(now + took, "done", one, record(one, took, **numbers))
         if queue:
             now, _, happening, one, facts = heapq.heappop(queue)
-            if happening in ("done", "failed"):
-                busy -= 1
+            changed = happening != "progress"
+            busy -= changed
             if happening == "done":
                 ready.add(one.fingerprint)
             yield now, happening, one, facts

@@ -22,8 +22,9 @@ def standing(slots: int, until: float, names: list[str] = NAMES, seeds: tuple[in
     events = Events(plan, made.forecast(plan), slots)
     state = State(events.sweep(T))
     for at, happening, stage, facts in made.night(plan, slots):
-        if at <= until:
-            state.take(events.stage(T + at, happening, stage, facts))
+        if at > until:
+            break
+        state.take(events.stage(T + at, happening, stage, facts))
     return state
 
 
@@ -40,7 +41,7 @@ def drawn(state: State, until: float, width: int = 80, height: int = 24, colour:
 )
 def test_every_line_fits_and_all_lines_fit(slots: int, width: int, height: int) -> None:
     names = [f"stem=conv{i} head={j}" for i in range(8) for j in range(4)]
-    for until in (1.0, 100.0, 200.0, 300.0):
+    for until in (1.0, 100.0, 300.0):
         lines = drawn(standing(slots, until, names), until, width, height)
         assert len(lines) < height  # the cursor stands below them
         assert max(map(len, lines)) <= width

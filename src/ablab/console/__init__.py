@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -67,7 +68,8 @@ class Progress:
         self._closed = True
         if self._live is not None:
             live, self._live = self._live, None
-            live.stop()
+            with suppress(OSError):  # a terminal that was closed
+                live.stop()
         state = self._state
         if not state.running and state.counts.total() == state.counts["cached"]:
             return
@@ -118,7 +120,7 @@ class Progress:
             if self._live is None:
                 print(text, file=sys.stderr, flush=True)
             else:
-                self._live.console.print(text, style=style, markup=False, highlight=False)
+                self._live.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         except OSError:  # a terminal that was closed: the sweep goes on
             self._gone = True
 
