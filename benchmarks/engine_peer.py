@@ -11,9 +11,10 @@ from ablab.config import parse, shipped
 
 @hydra.main(version_base="1.3", config_path=str(shipped("conf").resolve()), config_name="config")
 def job(_: DictConfig) -> None:
-    from ablab.driver import plan_training, store_of
+    from ablab.driver import plan_training
     from ablab.engine.execute import execute
     from ablab.engine.inline import Inline
+    from ablab.sweep import store_of
 
     told = HydraConfig.get()
     plan = plan_training(parse([*told.overrides.task, f"store=jobs/{told.job.num}"]))

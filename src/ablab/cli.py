@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 def plan(words: list[str]) -> int:
     """What a sweep would do, without doing it: `ablab plan study=NAME [key=value ...]`."""
     from ablab.console import table
-    from ablab.driver import config_of, plan_study, store_of
+    from ablab.driver import plan_study
+    from ablab.sweep import config_of, store_of
 
     compiled = plan_study(*_study_argument(words))
     store = store_of(compiled)
@@ -89,7 +90,8 @@ def plan(words: list[str]) -> int:
 
 def sweep(words: list[str]) -> int:
     """Run a study and write its table: `ablab sweep study=NAME [key=value ...]`."""
-    from ablab.driver import attach_report, config_of, plan_study, render, reports_folder, run
+    from ablab.driver import attach_report, plan_study, render, reports_folder
+    from ablab.sweep import config_of, run
 
     study, asked = _study_argument(words)
     compiled = plan_study(study, asked)
@@ -102,6 +104,13 @@ def sweep(words: list[str]) -> int:
     counts = f"{outcome.ran} stages ran, {outcome.cached} were in the store"
     print(f"{counts}. Table: {_shown(table)}", file=sys.stderr)
     return SOME_FAILED if outcome.failures else DONE
+
+
+def status(words: list[str]) -> int:
+    """Where the newest sweep of a store stands, running or dead: `ablab status [study=NAME] [store=URL]`."""
+    from ablab.status import status
+
+    return status(words)
 
 
 def train(words: list[str]) -> int:
@@ -129,7 +138,8 @@ def _one_of_many(words: list[str]) -> int:
 
 def _train_one(words: list[str]) -> int:
     from ablab.console import table
-    from ablab.driver import plan_training, run, store_of
+    from ablab.driver import plan_training
+    from ablab.sweep import run, store_of
 
     compiled = plan_training(parse(words))
     outcome, record = run(compiled)
@@ -267,6 +277,7 @@ def ui(words: list[str]) -> int:
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": plan,
     "sweep": sweep,
+    "status": status,
     "train": train,
     "eval": evaluate,
     "profile": profile,

@@ -1,31 +1,18 @@
-"""What the verbs of the command line do with a study: plan it, execute it, record it, render it."""
+"""What the verbs of the command line do: plans, measurements, tables."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ablab import machine
 from ablab.config import Override, compose, flatten
-from ablab.console import Progress, warn
-from ablab.engine.execute import Pool, execute
-from ablab.engine.inline import Inline
-from ablab.engine.ray import RayPool
-from ablab.engine.stage import StoreUnusableError
-from ablab.engine.work import Outcome
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study import places
-from ablab.study.equal import equal_graphs
-from ablab.study.forecast import costs, forecast
-from ablab.study.measured import caught_up, remember
-from ablab.study.order import order
-from ablab.study.plan import Describe, Plan, Stage, compile, settle
-from ablab.study.record import record
+from ablab.study.plan import Describe, Plan, compile, settle
 from ablab.study.study import Study, load, published, single
+from ablab.sweep import carry_out, run, store_of
 
 
 def plan_study(name: str, asked: list[Override]) -> Plan:
@@ -38,15 +25,6 @@ def plan_training(asked: list[Override]) -> Plan:
     """The plan of one configuration: train, evaluate, profile."""
     config = compose(asked).resolved
     return compile(single("train", asked, config["seed"]), describe_data(config))
-
-
-def config_of(plan: Plan) -> dict[str, Any]:
-    """The baseline's configuration, which also says where the store, the record and the reports are."""
-    return plan.replicates[0].config
-
-
-def store_of(plan: Plan) -> Store:
-    return Store(config_of(plan)["store"])
 
 
 def settled(asked: list[Override]) -> dict[str, Any]:
@@ -72,57 +50,6 @@ def describe_data(config: dict[str, Any]) -> Describe:
         return known[key]
 
     return ask
-
-
-def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
-    """Execute a plan and write it to MLflow: (outcome, the study record)."""
-    from ablab import tracking
-
-    uri = config_of(plan)["tracking"]["uri"]
-    tracking.connect(uri, create=True)  # a wrong one is told now, not after hours of training
-    for left_out, equal in plan.duplicates:
-        warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
-    store = store_of(plan)
-    try:
-        outcome = carry_out(plan, store)
-    except (KeyboardInterrupt, StoreUnusableError):
-        with suppress(OSError, UserError):  # a half-done sweep is a record too
-            tracking.record(record(plan, store, {}), uri)
-        raise
-    facts = record(plan, store, outcome.failures)
-    tracking.record(facts, uri)
-    return outcome, facts
-
-
-def carry_out(plan: Plan, store: Store) -> Outcome:
-    """Execute a plan: in workers side by side where it is a study, in this process where it is one configuration."""
-    engine = config_of(plan)["engine"]
-    published = store.published()
-    history = caught_up(store, plan, published)
-    expected = forecast(plan, published, history, costs(plan, store, published, history))
-    if todo := expected.pending:
-        document = places.document(plan, published, store.read_json(f"studies/{plan.study.name}.json"))
-        store.write_json(f"studies/{plan.study.name}.json", document)
-    progress = Progress(plan)
-
-    def listen(happening: str, stage: Stage, facts: dict[str, Any]) -> None:
-        progress(happening, stage, facts)
-        if happening == "done":
-            remember(store, stage, facts)
-
-    def approve() -> None:
-        checked = {f: store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind == "smoke"}
-        if messages := equal_graphs(plan, checked):
-            raise UserError("\n".join(messages))
-
-    def pool() -> Pool:
-        alone = len(plan.replicates) == 1 and not engine.get("address")
-        if engine["name"] == "inline" or alone:
-            return Inline(store)
-        return RayPool(store, engine, expected.peak_mb, {plan.stages[fingerprint].kind for fingerprint in todo})
-
-    started = order(plan, todo, machine.at_once(engine))
-    return execute(plan, store, listen, pool, started, approve)
 
 
 def reports_folder(config: dict[str, Any], name: str) -> Path:

@@ -1,0 +1,95 @@
+"""Carries a plan out: forecasts and orders it, executes it, shows it, logs it, and writes it to MLflow."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from ablab import machine
+from ablab.console import Progress, warn
+from ablab.engine.execute import Pool, execute
+from ablab.engine.inline import Inline
+from ablab.engine.log import EventLog, file_of
+from ablab.engine.ray import RayPool
+from ablab.engine.stage import StoreUnusableError
+from ablab.engine.work import Outcome
+from ablab.errors import UserError
+from ablab.store import Store
+from ablab.study import places
+from ablab.study.equal import equal_graphs
+from ablab.study.forecast import Forecast, costs, forecast
+from ablab.study.measured import caught_up, remember
+from ablab.study.order import order
+from ablab.study.plan import Plan, Stage
+from ablab.study.record import record
+
+
+def config_of(plan: Plan) -> dict[str, Any]:
+    """The baseline's configuration, which also says where the store, the record and the reports are."""
+    return plan.replicates[0].config
+
+
+def store_of(plan: Plan) -> Store:
+    return Store(config_of(plan)["store"])
+
+
+def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
+    """Execute a plan and write it to MLflow: (outcome, the study record)."""
+    from ablab import tracking
+
+    uri = config_of(plan)["tracking"]["uri"]
+    tracking.connect(uri, create=True)  # a wrong one is told now, not after hours of training
+    for left_out, equal in plan.duplicates:
+        warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
+    store = store_of(plan)
+    try:
+        outcome = carry_out(plan, store, logged=True)
+    except (KeyboardInterrupt, StoreUnusableError):
+        with suppress(OSError, UserError):  # a half-done sweep is a record too
+            tracking.record(record(plan, store, {}), uri)
+        raise
+    facts = record(plan, store, outcome.failures)
+    tracking.record(facts, uri)
+    return outcome, facts
+
+
+def carry_out(plan: Plan, store: Store, logged: bool = False) -> Outcome:
+    """Execute a plan, shown on the terminal and, if `logged`, kept in the event log that `ablab status` reads."""
+    engine = config_of(plan)["engine"]
+    published = store.published()
+    expected = expectation(plan, store, published)
+    slots = machine.at_once(engine)
+    todo = expected.pending
+    if todo and logged:
+        name = f"studies/{plan.study.name}.json"
+        store.write_json(name, places.document(plan, published, store.read_json(name)))
+
+    def pool() -> Pool:
+        if engine["name"] == "inline" or (len(plan.replicates) == 1 and not engine.get("address")):
+            return Inline(store)
+        return RayPool(store, engine, expected.peak_mb, {plan.stages[fingerprint].kind for fingerprint in todo})
+
+    def approve() -> None:
+        """What only a network that was built can tell."""
+        numbers = {f: store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind == "smoke"}
+        if messages := equal_graphs(plan, numbers):
+            raise UserError("\n".join(messages))
+
+    with ExitStack() as listening:
+        listeners: list[Any] = [listening.enter_context(Progress(plan, todo, slots))]
+        if logged:
+            listeners.append(listening.enter_context(EventLog(file_of(store.local, plan.study.name), plan, todo, slots)))
+
+        def listen(happening: str, stage: Stage, facts: dict[str, Any]) -> None:
+            for listener in listeners:
+                listener(happening, stage, facts)
+            if happening == "done":
+                remember(store, stage, facts)
+
+        return execute(plan, store, listen, pool, order(plan, todo, slots), approve)
+
+
+def expectation(plan: Plan, store: Store, published: set[str]) -> Forecast:
+    """What is left of a plan will take, from what was measured before."""
+    history = caught_up(store, plan, published)
+    return forecast(plan, published, history, costs(plan, store, published, history))
