@@ -29,15 +29,16 @@ def seconds(command: list[str], folder: str) -> float:
     return time.perf_counter() - started
 
 
-def seconds_and_memory(command: list[str], folder: str) -> tuple[float, float]:
-    """Wall seconds of a command, and its peak resident memory in MB (of it alone: it is waited for by its id)."""
+def cost(command: list[str], folder: str) -> tuple[float, float, float]:
+    """Wall and processor seconds of a command, and its peak resident memory in MB; it alone: waited for by its id."""
     started = time.perf_counter()
     child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
-    return time.perf_counter() - started, used.ru_maxrss * resource_unit() / 1e6
+    took = time.perf_counter() - started
+    return took, used.ru_utime + used.ru_stime, used.ru_maxrss * resource_unit() / 1e6
 
 
 def resource_unit() -> int:
@@ -79,9 +80,11 @@ def against_torch(runs: int) -> None:
 def large(variants: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_study(Path(folder), variants)
-        took, memory = seconds_and_memory([*ABLAB, "plan", "study=large"], folder)
+        took, busy, memory = cost([*ABLAB, "plan", "study=large"], folder)
     goal = f" (goal {GOALS[variants]})" if variants in GOALS else ""
-    print(f"plan of {variants:,} variants: {took:.1f} s, {memory:,.0f} MB at its peak{goal}")
+    print(
+        f"plan of {variants:,} variants: {took:.1f} s ({busy:.1f} s of processor), {memory:,.0f} MB at its peak{goal}"
+    )
 
 
 if __name__ == "__main__":

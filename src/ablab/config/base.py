@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import create_defaults_list
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,14 +56,30 @@ class Base:
         return "conf/config.yaml"
 
 
+class _Files(ConfigRepository):
+    """Configuration files, each parsed once. Everybody gets a copy: composing merges into what it is given."""
+
+    def __init__(self, path: ConfigSearchPath) -> None:
+        super().__init__(path)
+        self._loaded: dict[str, ConfigResult | None] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self._loaded:
+            self._loaded[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self._loaded[config_path])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Files:
+        return self  # CachingConfigRepository copies it lest its sources be changed; ours never are
+
+
 @cache
-def _loader(search_path: tuple[str, ...]) -> ConfigLoaderImpl:
+def _loader(search_path: tuple[str, ...]) -> tuple[ConfigLoaderImpl, _Files]:
     Plugins.instance()  # registers the readers of configuration files
     path = ConfigSearchPathImpl()
     for place in search_path:
         path.append("ablab", f"file://{place}")
     path.append("schema", "structured://")  # Hydra insists on it
-    return ConfigLoaderImpl(config_search_path=path)
+    return ConfigLoaderImpl(config_search_path=path), _Files(path)
 
 
 def search_path() -> tuple[str, ...]:
@@ -92,8 +111,8 @@ def compose_choices(choices: dict[str, str], path: tuple[str, ...]) -> Base:
 
 @cache
 def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[str, ...]) -> Base:
-    loader = _loader(search_path)
-    repository = CachingConfigRepository(loader.repository)
+    loader, read = _loader(search_path)
+    repository = CachingConfigRepository(read)
     parser = OverridesParser.create()
     try:
         defaults = create_defaults_list(

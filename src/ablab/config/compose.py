@@ -92,7 +92,10 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
 def _set(base: Base, leaves: list[Leaf]) -> DictConfig:
     tree = copy.deepcopy(base.tree)
     for key, value in leaves:
-        OmegaConf.update(tree, key, value, merge=False)
+        try:
+            OmegaConf.update(tree, key, value, merge=False)
+        except OmegaConfBaseException as error:  # an interpolation that does not parse
+            raise UserError(f"{key}={value}: {str(error).splitlines()[0]}") from None
     return tree
 
 
