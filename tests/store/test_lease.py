@@ -91,7 +91,7 @@ def test_a_stopped_holder_is_succeeded_after_ttl_and_wakes_up_to_nothing(tmp_pat
 
 def test_an_orphan_publishes_nothing_even_with_its_files_at_hand(tmp_path: Path) -> None:
     store = Store(tmp_path, TTL)
-    with pytest.raises(LostLeaseError), store.claim(FINGERPRINT) as orphan:
+    with pytest.raises(LostLeaseError), store.claim(FINGERPRINT) as orphan:  # noqa: PT012
         record, out = write(orphan, b"orphan")
         other = store.claim(FINGERPRINT, busy(store).beat)  # taken for dead
         out.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_living_holder_is_never_succeeded_though_clocks_jump(tmp_path: Path, m
     with another(tmp_path, TTL) as other:
         first = busy(store)
         for jump in (-1e9, 1e9):
-            monkeypatch.setattr(time, "time", lambda now=time.time() + jump: now)
+            monkeypatch.setattr(time, "time", lambda now=jump: now)
             beats = {busy(store).beat}
             until = time.monotonic() + 1.5 * TTL
             while time.monotonic() < until:
@@ -144,7 +144,7 @@ def test_a_living_holder_is_never_succeeded_though_clocks_jump(tmp_path: Path, m
 
 def test_a_released_stage_is_free_at_once_with_its_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.claim(FINGERPRINT) as hold:
+    with pytest.raises(KeyboardInterrupt), store.claim(FINGERPRINT) as hold:  # noqa: PT012
         (hold.work / "logs").mkdir()
         (hold.work / "logs/a.txt").write_text("a")
         (hold.work / "checkpoint.pt.tmp").write_text("half")

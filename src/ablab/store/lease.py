@@ -19,13 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablab.errors import UserError
 from ablab.store import files
-from ablab.store.bucket import Bucket
 from ablab.store.disk import Disk
 from ablab.store.errors import LostLeaseError
+
+if TYPE_CHECKING:
+    from ablab.store.bucket import Bucket
 
 BEATS = 6  # in a ttl: that many in a row must fail before the holder is taken for dead
 Beat = tuple[int, str, str]  # token, nonce, count
