@@ -15,6 +15,7 @@ import boto3
 import pytest
 from working import FINGERPRINT, another, publish, write
 
+from ablab.cli import main
 from ablab.errors import UserError
 from ablab.store import BusyError, DamagedError, LostLeaseError, Store, StoreError
 
@@ -203,11 +204,16 @@ def test_documents_and_stopping(bucket: str) -> None:
 
 
 @pytest.fixture
-def rights_matter(s3_server: str) -> Iterator[None]:
-    """The server knows no user yet, and from now on asks who calls."""
+def rights_matter(s3_server: str, bucket: str) -> Iterator[None]:
+    """The server, which knows no user, asks from now on who calls."""
 
     def ask_after(requests: str) -> None:
-        call = urllib.request.Request(f"{s3_server}/moto-api/reset-auth", data=requests.encode(), method="POST")
+        call = urllib.request.Request(
+            f"{s3_server}/moto-api/reset-auth",
+            data=requests.encode(),
+            headers={"Content-Type": "text/plain"},
+            method="POST",
+        )
         urllib.request.urlopen(call).close()
 
     ask_after("0")
@@ -215,10 +221,25 @@ def rights_matter(s3_server: str) -> Iterator[None]:
     ask_after("inf")
 
 
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, url: str) -> str:
+    """What the command line says to a sweep with such a store, before anything has run."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["sweep", "study=quickstart", f"store={url}"]) == 2
+    finally:
+        os.chdir(before)
+    told = capsys.readouterr().err
+    assert told.startswith(f"ablab: store={url}: ")
+    assert len(told.splitlines()) == 1
+    return told
+
+
 @pytest.mark.usefixtures("rights_matter")
-def test_wrong_credentials(bucket: str) -> None:
-    with pytest.raises(StoreError, match=r"(?s)store=s3://results/deep/store: no right to use it.*AWS_ACCESS_KEY_ID"):
-        Store(bucket)
+def test_wrong_credentials(bucket: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = refused(capsys, tmp_path, bucket)
+    assert "no right to use it" in told
+    assert "AWS_ACCESS_KEY_ID" in told
 
 
 def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,24 +253,26 @@ def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("bucket")
-def test_no_such_bucket() -> None:
-    with pytest.raises(StoreError, match="store=s3://resalts/store: there is no such bucket"):
-        Store("s3://resalts/store")
+def test_no_such_bucket(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there is no such bucket" in refused(capsys, tmp_path, "s3://resalts/store")
 
 
-def test_a_closed_port(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    with pytest.raises(StoreError, match=rf"(?s)store=s3://.*cannot be reached.*{port}.*AWS_ENDPOINT_URL"):
-        Store(bucket)
+    told = refused(capsys, tmp_path, bucket)
+    assert "cannot be reached" in told
+    assert str(port) in told
+    assert "AWS_ENDPOINT_URL" in told
 
 
-def test_a_newer_format(bucket: str) -> None:
+def test_a_newer_format(bucket: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     boto3.client("s3").put_object(Bucket="results", Key="deep/store/store.json", Body=b'{"format": 3}')
-    with pytest.raises(StoreError, match="newer ablab"):
-        Store(bucket)
+    assert "written by a newer ablab (format 3" in refused(capsys, tmp_path, bucket)
 
 
 @pytest.mark.parametrize(
@@ -274,3 +297,14 @@ def test_a_storage_that_ignores_conditions_is_found_out(bucket: str, monkeypatch
     with pytest.raises(StoreError, match="cannot refuse to write"):
         store.claim(FINGERPRINT)
     assert objects() == {}
+
+
+def test_what_a_killed_attempt_had_uploaded_is_cleared(bucket: str) -> None:
+    store = Store(bucket)
+    boto3.client("s3").put_object(
+        Bucket="results", Key=f"deep/store/stages/ab/{FINGERPRINT}/000001-ab/weights.bin", Body=b""
+    )
+    assert store.published() == set()
+    publish(store)
+    assert len(stage_objects()) == 2
+    assert store.checked(FINGERPRINT)

@@ -214,3 +214,21 @@ def test_asked_to_stop(tmp_path: Path) -> None:
         other.process.join(30)
     with store.claim(FINGERPRINT) as hold:
         assert not hold.stopping()  # it was asked of the one before
+
+
+def test_a_slow_claim_does_not_take_a_token_that_others_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was on its way to the first token, others took the first, and the second, which hides the first."""
+    store, other = Store(tmp_path), Store(tmp_path)
+    taking = store.place.take
+
+    def late(*arguments: object) -> object:
+        monkeypatch.setattr(store.place, "take", taking)
+        other.claim(FINGERPRINT)
+        other.claim(FINGERPRINT, busy(other).beat)
+        return taking(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.place, "take", late)
+    assert busy(store).beat[0] == 2  # type: ignore[index]
+    assert [path.name for path in (tmp_path / "work" / FINGERPRINT).iterdir()] == ["000002"]

@@ -170,6 +170,9 @@ class Bucket:
         finally:
             if not ours:
                 self.remove(f"{place}/{located['at']}")
+        for other in self.children(place) if ours else []:  # what attempts that were killed had uploaded
+            if other not in ("stage.json", located["at"]):
+                self.remove(f"{place}/{other}")
         return ours
 
     def quarantine(self, fingerprint: str) -> str | None:
@@ -191,16 +194,21 @@ class Bucket:
             return None
         home = self.local / "work" / fingerprint
         work = home / f"{token:06d}.{lease['nonce']}"
-        work.mkdir(parents=True)
-        for other in home.iterdir():  # of processes of this machine that died or were superseded
-            if other != work:
-                shutil.rmtree(other, ignore_errors=True)
-        self._kept[work] = {}
-        for earlier in range(token - 1, 0, -1):
-            with suppress(FileNotFoundError):
-                before = json.loads(self.read(f"{files.token_place(fingerprint, earlier)}/{files.KEPT}"))
-                self._kept[work] = self._fetch_work(fingerprint, before, work)
-                break
+        try:
+            work.mkdir(parents=True)
+            for other in home.iterdir():  # of processes that died or were superseded
+                if other.name < f"{token:06d}":
+                    shutil.rmtree(other, ignore_errors=True)
+            self._kept[work] = {}
+            for earlier in range(token - 1, 0, -1):
+                with suppress(FileNotFoundError):
+                    before = json.loads(self.read(f"{files.token_place(fingerprint, earlier)}/{files.KEPT}"))
+                    self._kept[work] = self._fetch_work(fingerprint, before, work)
+                    break
+        except BaseException:  # this machine's disk is full: whoever comes next need not wait for ttl
+            self.write(f"{place}/{files.RELEASED}", b"")
+            self.leave(work)
+            raise
         return work
 
     def _fetch_work(self, fingerprint: str, kept: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -293,8 +301,8 @@ class Bucket:
 
     def _unsafe(self) -> StoreError:
         return StoreError(
-            f"store={self.url}: this storage cannot refuse to write an object that is there already, so two sweeps could "
-            "spoil each other's work; use a folder or a storage with conditional writes (S3, GCS, Azure)"
+            f"store={self.url}: this storage cannot refuse to write an object that is there already, so two sweeps "
+            "could spoil each other's work; use a folder or a storage with conditional writes (S3, GCS, Azure)"
         )
 
     @contextmanager

@@ -44,9 +44,14 @@ class Standing:
     gone: bool = False
 
 
+def newest(place: Disk | Bucket, fingerprint: str) -> int:
+    """The highest token; 0 if there is none."""
+    return max((int(name) for name in place.children(f"work/{fingerprint}") if name.isdigit()), default=0)
+
+
 def standing(place: Disk | Bucket, fingerprint: str) -> Standing:
     """Who holds a stage."""
-    token = max((int(name) for name in place.children(f"work/{fingerprint}") if name.isdigit()), default=0)
+    token = newest(place, fingerprint)
     folder = files.token_place(fingerprint, token)
     names = place.children(folder) if token else []
     if files.LEASE not in names or files.RELEASED in names:

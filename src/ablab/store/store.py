@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ablab.store import files
 from ablab.store.disk import Disk
 from ablab.store.errors import BusyError, DamagedError, StoreError
-from ablab.store.lease import Hold, new_lease, standing
+from ablab.store.lease import Hold, new_lease, newest, standing
 
 if TYPE_CHECKING:
     from ablab.store.bucket import Bucket
@@ -117,8 +117,12 @@ class Store:
                 raise BusyError(fingerprint, now.beat, str(now.lease.get("host", "?")), now.lease.get("pid"))
             lease = new_lease()
             work = self.place.take(fingerprint, now.token + 1, lease)
-            if work is not None:
+            if work is None:
+                continue
+            if newest(self.place, fingerprint) == now.token + 1:
                 return Hold(self.place, fingerprint, now.token + 1, lease["nonce"], work, self.ttl)
+            self.place.remove(files.token_place(fingerprint, now.token + 1))  # others came and went meanwhile
+            self.place.leave(work)
 
     def publish(self, hold: Hold, record: dict[str, Any], written: Path) -> dict[str, Any]:
         """Publish the folder `written`, which lies in `hold.work`, as the stage's result.
@@ -154,7 +158,8 @@ class Store:
     def holders(self) -> list[dict[str, Any]]:
         """Leases that were not released: {"fingerprint", "token", "host", "pid", "since", "gone", "beat"}.
 
-        since: Unix seconds. gone: its process is known to be no more; one of another machine is dead if its beat stays for `ttl`.
+        since: Unix seconds. gone: its process is known to be no more; one of another machine is dead if its beat stays
+        for `ttl`.
         """
         found = []
         for fingerprint in sorted(self.place.children("work")):
