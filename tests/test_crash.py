@@ -82,7 +82,8 @@ def published(folder: Path) -> set[tuple[Path, int]]:
 
 def unfinished(folder: Path) -> set[str]:
     """Trainings that are not published but have a checkpoint."""
-    return {file.parent.parent.name for file, _ in checkpoints(folder)} - {file.parent.name for file, _ in published(folder)}
+    worked_on = {file.parent.parent.name for file, _ in checkpoints(folder)}
+    return worked_on - {file.parent.name for file, _ in published(folder)}
 
 
 def results(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:

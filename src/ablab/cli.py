@@ -274,6 +274,13 @@ def ui(words: list[str]) -> int:
     return DONE
 
 
+def store(words: list[str]) -> int:
+    """See to the store: `ablab store ls | verify | gc [delete=true] | export study=NAME file=F | import file=F`."""
+    from ablab.storekeeping import store_verb
+
+    return store_verb(words)
+
+
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "plan": plan,
     "sweep": sweep,
@@ -284,6 +291,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "data": data,
     "config": config,
+    "store": store,
     "ui": ui,
 }
 

@@ -91,7 +91,7 @@ def test_a_stopped_holder_is_succeeded_after_ttl_and_wakes_up_to_nothing(tmp_pat
 
 def test_an_orphan_publishes_nothing_even_with_its_files_at_hand(tmp_path: Path) -> None:
     store = Store(tmp_path, TTL)
-    with pytest.raises(LostLeaseError), store.claim(FINGERPRINT) as orphan:
+    with pytest.raises(LostLeaseError), store.claim(FINGERPRINT) as orphan:  # noqa: PT012
         record, out = write(orphan, b"orphan")
         other = store.claim(FINGERPRINT, busy(store).beat)  # taken for dead
         out.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_living_holder_is_never_succeeded_though_clocks_jump(tmp_path: Path, m
     with another(tmp_path, TTL) as other:
         first = busy(store)
         for jump in (-1e9, 1e9):
-            monkeypatch.setattr(time, "time", lambda now=time.time() + jump: now)
+            monkeypatch.setattr(time, "time", lambda now=jump: now)
             beats = {busy(store).beat}
             until = time.monotonic() + 1.5 * TTL
             while time.monotonic() < until:
@@ -144,7 +144,7 @@ def test_a_living_holder_is_never_succeeded_though_clocks_jump(tmp_path: Path, m
 
 def test_a_released_stage_is_free_at_once_with_its_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.claim(FINGERPRINT) as hold:
+    with pytest.raises(KeyboardInterrupt), store.claim(FINGERPRINT) as hold:  # noqa: PT012
         (hold.work / "logs").mkdir()
         (hold.work / "logs/a.txt").write_text("a")
         (hold.work / "checkpoint.pt.tmp").write_text("half")
@@ -214,3 +214,21 @@ def test_asked_to_stop(tmp_path: Path) -> None:
         other.process.join(30)
     with store.claim(FINGERPRINT) as hold:
         assert not hold.stopping()  # it was asked of the one before
+
+
+def test_a_slow_claim_does_not_take_a_token_that_others_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was on its way to the first token, others took the first, and the second, which hides the first."""
+    store, other = Store(tmp_path), Store(tmp_path)
+    taking = store.place.take
+
+    def late(*arguments: object) -> object:
+        monkeypatch.setattr(store.place, "take", taking)
+        other.claim(FINGERPRINT)
+        other.claim(FINGERPRINT, busy(other).beat)
+        return taking(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.place, "take", late)
+    assert busy(store).beat[0] == 2  # type: ignore[index]
+    assert [path.name for path in (tmp_path / "work" / FINGERPRINT).iterdir()] == ["000002"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.registry import known_implementations
 
 from ablab.errors import nearest
@@ -39,17 +40,16 @@ class Bucket:
             raise StoreError(f"store={shown}: unknown protocol '{protocol}'. {nearest(protocol, _PACKAGES)}")
         try:
             # Listings must be true now: other machines write too.
-            self._files, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+            with self._asked():
+                self._files, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         except ImportError as error:
             package = _PACKAGES.get(protocol)
             raise StoreError(
                 f"store={shown}: {package or 'a library'} is needed for {protocol}:// and is not installed ({error}). "
                 f"Install it: pip install {package or protocol}"
             ) from None
-        except ValueError as error:
-            raise StoreError(f"store={shown}: {error}") from None
         self._root = root.rstrip("/")
-        if type(self._files).pipe_file is fsspec.AbstractFileSystem.pipe_file:
+        if not _has_own_writing(self._files):
             raise self._unsafe()
         self._kept: dict[Path, dict[str, Any]] = {}  # work folder -> its files as they lie in the store
 
@@ -170,6 +170,9 @@ class Bucket:
         finally:
             if not ours:
                 self.remove(f"{place}/{located['at']}")
+        for other in self.children(place) if ours else []:  # what attempts that were killed had uploaded
+            if other not in ("stage.json", located["at"]):
+                self.remove(f"{place}/{other}")
         return ours
 
     def quarantine(self, fingerprint: str) -> str | None:
@@ -191,16 +194,21 @@ class Bucket:
             return None
         home = self.local / "work" / fingerprint
         work = home / f"{token:06d}.{lease['nonce']}"
-        work.mkdir(parents=True)
-        for other in home.iterdir():  # of processes of this machine that died or were superseded
-            if other != work:
-                shutil.rmtree(other, ignore_errors=True)
-        self._kept[work] = {}
-        for earlier in range(token - 1, 0, -1):
-            with suppress(FileNotFoundError):
-                before = json.loads(self.read(f"{files.token_place(fingerprint, earlier)}/{files.KEPT}"))
-                self._kept[work] = self._fetch_work(fingerprint, before, work)
-                break
+        try:
+            work.mkdir(parents=True)
+            for other in home.iterdir():  # of processes that died or were superseded
+                if other.name < f"{token:06d}":
+                    shutil.rmtree(other, ignore_errors=True)
+            self._kept[work] = {}
+            for earlier in range(token - 1, 0, -1):
+                with suppress(FileNotFoundError):
+                    before = json.loads(self.read(f"{files.token_place(fingerprint, earlier)}/{files.KEPT}"))
+                    self._kept[work] = self._fetch_work(fingerprint, before, work)
+                    break
+        except BaseException:  # this machine's disk is full: whoever comes next need not wait for ttl
+            self.write(f"{place}/{files.RELEASED}", b"")
+            self.leave(work)
+            raise
         return work
 
     def _fetch_work(self, fingerprint: str, kept: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -293,7 +301,7 @@ class Bucket:
 
     def _unsafe(self) -> StoreError:
         return StoreError(
-            f"store={self.url}: this storage cannot refuse to write an object that is there already, so that two sweeps "
+            f"store={self.url}: this storage cannot refuse to write an object that is there already, so two sweeps "
             "could spoil each other's work; use a folder or a storage with conditional writes (S3, GCS, Azure)"
         )
 
@@ -309,19 +317,27 @@ class Bucket:
             code = _code(error)
             if code == "NoSuchBucket":
                 raise StoreError(f"store={self.url}: there is no such bucket ({told}); create it first") from error
-            if isinstance(error, FileNotFoundError | FileExistsError):
+            if isinstance(error, FileNotFoundError | FileExistsError | ImportError):
                 raise
             if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
                 raise
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
                 raise StoreError(
                     f"store={self.url}: no right to use it ({told}); check the credentials and what they permit "
-                    "(for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), then give the same command again"
+                    "(for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), "
+                    "then give the same command again"
                 ) from error
             raise StoreError(
-                f"store={self.url}: it cannot be reached ({told}); check the address (for S3: AWS_ENDPOINT_URL) and the "
-                "network. What was finished is kept; then give the same command again"
+                f"store={self.url}: it cannot be reached ({told}); check the address (for S3: AWS_ENDPOINT_URL) and "
+                "the network. What was finished is kept; then give the same command again"
             ) from error
+
+
+def _has_own_writing(system: fsspec.AbstractFileSystem) -> bool:
+    """Whether a file system brings its own writing of whole objects: fsspec's would look first and then write."""
+    if system.async_impl:
+        return type(system)._pipe_file is not AsyncFileSystem._pipe_file
+    return type(system).pipe_file is not fsspec.AbstractFileSystem.pipe_file
 
 
 def _code(error: BaseException | None) -> str:

@@ -77,8 +77,9 @@ class Disk:
         found = set()
         for prefix in self.children("stages"):
             with suppress(NotADirectoryError):
+                folder = str(self.root / "stages" / prefix)
                 for fingerprint in self.children(f"stages/{prefix}"):
-                    if not fingerprint.startswith(".") and self.exists(f"stages/{prefix}/{fingerprint}/stage.json"):
+                    if not fingerprint.startswith(".") and os.path.exists(f"{folder}/{fingerprint}/stage.json"):
                         found.add(fingerprint)
         return found
 
@@ -112,7 +113,7 @@ class Disk:
         files.to_disk(target.parent)
         return True
 
-    def quarantine(self, fingerprint: str) -> None | str:
+    def quarantine(self, fingerprint: str) -> str | None:
         """Move a stage aside; where to, or None if somebody else did."""
         aside = self.root / "quarantine" / f"{fingerprint}.{secrets.token_hex(4)}"
         aside.parent.mkdir(parents=True, exist_ok=True)

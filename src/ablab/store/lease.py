@@ -19,13 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablab.errors import UserError
 from ablab.store import files
-from ablab.store.bucket import Bucket
 from ablab.store.disk import Disk
 from ablab.store.errors import LostLeaseError
+
+if TYPE_CHECKING:
+    from ablab.store.bucket import Bucket
 
 BEATS = 6  # in a ttl: that many in a row must fail before the holder is taken for dead
 Beat = tuple[int, str, str]  # token, nonce, count
@@ -42,9 +44,14 @@ class Standing:
     gone: bool = False
 
 
+def newest(place: Disk | Bucket, fingerprint: str) -> int:
+    """The highest token; 0 if there is none."""
+    return max((int(name) for name in place.children(f"work/{fingerprint}") if name.isdigit()), default=0)
+
+
 def standing(place: Disk | Bucket, fingerprint: str) -> Standing:
     """Who holds a stage."""
-    token = max((int(name) for name in place.children(f"work/{fingerprint}") if name.isdigit()), default=0)
+    token = newest(place, fingerprint)
     folder = files.token_place(fingerprint, token)
     names = place.children(folder) if token else []
     if files.LEASE not in names or files.RELEASED in names:

@@ -10,13 +10,15 @@ import re
 from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablab.store import files
-from ablab.store.bucket import Bucket
 from ablab.store.disk import Disk
 from ablab.store.errors import BusyError, DamagedError, StoreError
-from ablab.store.lease import Hold, new_lease, standing
+from ablab.store.lease import Hold, new_lease, newest, standing
+
+if TYPE_CHECKING:
+    from ablab.store.bucket import Bucket
 
 FORMAT = 2
 TTL = 60.0  # seconds
@@ -39,6 +41,8 @@ class Store:
         if self.on_disk:
             self.place = Disk(Path(rest if has_protocol else address).expanduser().resolve())
         else:
+            from ablab.store.bucket import Bucket  # fsspec takes a while, and a disk needs none of it
+
             shown = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", address).rstrip("/")
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ablab"
             self.place = Bucket(address, shown, cache / hashlib.sha256(shown.encode()).hexdigest()[:16])
@@ -78,7 +82,7 @@ class Store:
                 raise DamagedError(fingerprint, f"{file}: not as it was published")
 
     def checked(self, fingerprint: str) -> Path:
-        """A folder on this machine with a published stage's files, compared with their checksums. Raises DamagedError."""
+        """A folder on this machine with a published stage's files, which match their checksums. Raises DamagedError."""
         if self.on_disk:
             self.verify(fingerprint)
         return self.place.fetch(fingerprint, self._located(fingerprint))
@@ -103,8 +107,8 @@ class Store:
     def claim(self, fingerprint: str, expired: Hashable = None) -> Hold:
         """Hold a stage; enter the Hold at once.
 
-        expired: the `beat` of a BusyError that the caller has seen unchanged for longer than `ttl` of its monotonic time.
-        Raises BusyError at once if somebody else holds it.
+        expired: the `beat` of a BusyError that the caller has seen unchanged for longer than `ttl` seconds of its own
+        monotonic time. Raises BusyError at once if somebody else holds it.
         """
         self._mark()
         while True:
@@ -113,8 +117,12 @@ class Store:
                 raise BusyError(fingerprint, now.beat, str(now.lease.get("host", "?")), now.lease.get("pid"))
             lease = new_lease()
             work = self.place.take(fingerprint, now.token + 1, lease)
-            if work is not None:
+            if work is None:
+                continue
+            if newest(self.place, fingerprint) == now.token + 1:
                 return Hold(self.place, fingerprint, now.token + 1, lease["nonce"], work, self.ttl)
+            self.place.remove(files.token_place(fingerprint, now.token + 1))  # others came and went meanwhile
+            self.place.leave(work)
 
     def publish(self, hold: Hold, record: dict[str, Any], written: Path) -> dict[str, Any]:
         """Publish the folder `written`, which lies in `hold.work`, as the stage's result.
@@ -148,9 +156,10 @@ class Store:
             self.place.write(f"{files.token_place(fingerprint, now.token)}/{files.STOP}", b"")
 
     def holders(self) -> list[dict[str, Any]]:
-        """Leases that were not released: {"fingerprint", "token", "host", "pid", "since" (Unix seconds), "gone", "beat"}.
+        """Leases that were not released: {"fingerprint", "token", "host", "pid", "since", "gone", "beat"}.
 
-        gone: its process is known to be no more; one of another machine is dead if its beat stays for `ttl`.
+        since: Unix seconds. gone: its process is known to be no more; one of another machine is dead if its beat stays
+        for `ttl`.
         """
         found = []
         for fingerprint in sorted(self.place.children("work")):
