@@ -14,7 +14,7 @@ from ablab.engine.inline import Outcome, execute
 from ablab.engine.stage import StoreUnusableError
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study.plan import Describe, Plan, compile, settle
+from ablab.study.plan import Describe, Plan, baseline_config, compile, settle
 from ablab.study.record import record
 from ablab.study.study import Study, load, published, single
 
@@ -22,7 +22,7 @@ from ablab.study.study import Study, load, published, single
 def plan_study(name: str, asked: list[Override]) -> Plan:
     """The plan of `sweeps/<name>.yaml` under the command line's overrides."""
     study = load(name, asked)
-    return compile(study, describe_data(compose(study.expand()[0].overrides).resolved))
+    return compile(study, describe_data(baseline_config(study)))
 
 
 def plan_training(asked: list[Override]) -> Plan:
