@@ -68,7 +68,8 @@ def plan(words: list[str]) -> int:
     print(f"{study.name}: {' '.join(study.question.split())}")
     print(f"design {study.design}, seeds {', '.join(map(str, study.seeds))}")
     engine = config_of(compiled)["engine"]
-    print(f"device {engine['device']}, {engine['precision']}, {engine['threads']} threads: part of every result\n")
+    decided = "" if study.command else f"device {engine['device']}, {engine['precision']}, "
+    print(f"{decided}{engine['threads']} threads: part of every result\n")
     seen: set[str] = set()
     rows = []
     to_run = 0
@@ -84,7 +85,8 @@ def plan(words: list[str]) -> int:
     print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.local) if store.on_disk else store.url}")
     for left_out, equal in compiled.duplicates:
         print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")
-    print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
+    if not study.command:
+        print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
     return DONE
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ablab.config import Override, compose, flatten
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study.plan import Describe, Plan, compile, settle
+from ablab.study.plan import Describe, Plan, baseline_config, compile, settle
 from ablab.study.study import Study, load, published, single
 from ablab.sweep import carry_out, run, store_of
 
@@ -18,7 +18,7 @@ from ablab.sweep import carry_out, run, store_of
 def plan_study(name: str, asked: list[Override]) -> Plan:
     """The plan of `sweeps/<name>.yaml` under the command line's overrides."""
     study = load(name, asked)
-    return compile(study, describe_data(compose(study.expand()[0].overrides).resolved))
+    return compile(study, describe_data(baseline_config(study)))
 
 
 def plan_training(asked: list[Override]) -> Plan:

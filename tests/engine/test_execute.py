@@ -35,7 +35,7 @@ class Stages:
         self.instead: dict[str, Run] = {}
         module = types.SimpleNamespace(run=self._run)
         monkeypatch.setattr(engine_stage.importlib, "import_module", lambda _: module)
-        monkeypatch.setattr(engine_stage.fingerprint, "code", lambda _: "code")
+        monkeypatch.setattr(engine_stage, "_require_same_code", lambda _: None)
 
     def _run(self, config: dict, inputs: dict[str, Path], out: Path, work: Path, emit: Callable) -> dict[str, Any]:
         self.calls.append(config["id"])

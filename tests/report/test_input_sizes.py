@@ -74,4 +74,4 @@ def test_a_size_that_the_baseline_lacks_has_no_difference(recorded: str) -> None
         ("01", 416): (False, False),  # the baseline has one size, this variant two
         ("02", 416): (True, True),  # one each; and the rung before has 416 px too
     }
-    assert all(row.ap("map50") for row in found)
+    assert all(row.score("map50") for row in found)

@@ -14,6 +14,7 @@ import study_record as made
 from ablab import tracking
 from ablab.errors import UserError
 from ablab.report import table
+from ablab.report.metrics import AP
 from ablab.report.render import render
 
 STUDY = made.ladder()["name"]
@@ -128,7 +129,7 @@ def test_three_digits_as_papers_print_them(value: float, text: str) -> None:
 
 
 def test_signs() -> None:
-    assert [table.signed(v) for v in (0.0123, -0.0123, 0.0001, -0.0001)] == ["+1.2", "−1.2", "0.0", "0.0"]
+    assert [AP[0].signed(v) for v in (0.0123, -0.0123, 0.0001, -0.0001)] == ["+1.2", "−1.2", "0.0", "0.0"]
 
 
 def test_cells_cannot_break_the_table() -> None:

@@ -8,7 +8,7 @@ import pytest
 import study_record as made
 
 from ablab.report.frame import frame
-from ablab.report.rows import Row, has_ap, rows
+from ablab.report.rows import Row, is_scored, rows
 from ablab.tracking import runs
 
 
@@ -32,7 +32,7 @@ def test_means_and_differences_by_hand() -> None:
     found = table(made.ladder())
     assert [(row.id, row.imgsz) for row in found] == [(f"0{i}", s) for i in range(3) for s in (320, 416)]
     one_c3, half = found[2], found[4]
-    mean = one_c3.ap("map50")
+    mean = one_c3.score("map50")
     assert mean is not None
     assert mean.mean == pytest.approx((0.48 + 0.499 + 0.521) / 3)
     assert one_c3.to_baseline["map50"].mean == pytest.approx(-(0.02 + 0.021 + 0.019) / 3)
@@ -74,7 +74,7 @@ def test_a_missing_replicate_leaves_no_mean(status: str, reason: str | None, kee
     found = table(study)
     row = found[3]
     assert row.problems == (told,)
-    assert row.ap("map50") is None
+    assert row.score("map50") is None
     assert row.to_baseline == {}
     assert row.costs["params"] == 6_865_469  # what is known stays
     assert found[5].to_previous == {}  # the next rung has nothing to compare with
@@ -86,7 +86,7 @@ def test_without_its_baseline_a_row_has_a_mean_and_no_difference() -> None:
     replicates = study["variants"][0]["replicates"]
     replicates[2] = made.broken(replicates[2], "failed", "x", 2)
     row = table(study)[2]
-    assert row.ap("map50") is not None
+    assert row.score("map50") is not None
     assert row.to_baseline == {}
 
 
@@ -94,7 +94,7 @@ def test_a_replicate_that_mlflow_does_not_hold_is_incomplete() -> None:
     facts, children = read(made.ladder())
     found = rows(facts, frame(facts, [c for c in children if c["run_id"] != "01 + c3_count=1 seed 2"]))
     assert found[2].problems == ("incomplete: not run (seed 2)",)
-    assert found[2].ap("map") is None
+    assert found[2].score("map") is None
 
 
 def test_runs_of_an_earlier_wider_study_stay_out() -> None:
@@ -124,7 +124,7 @@ def test_seeds_measured_otherwise_are_not_averaged(kind: str, change: Any, told:
     change(stage)
     row = table(study)[2]
     assert row.problems[0].startswith(told)
-    assert row.ap("map50") is None
+    assert row.score("map50") is None
 
 
 def test_a_diverged_training_is_a_result_with_a_remark() -> None:
@@ -135,7 +135,7 @@ def test_a_diverged_training_is_a_result_with_a_remark() -> None:
     phase["numbers"] |= {"diverged": True, "epochs": 2, "steps": 40}
     row = table(study)[2]
     assert row.status == "complete"
-    assert row.ap("map50") is not None
+    assert row.score("map50") is not None
     assert row.remarks == ("seed 2 diverged in phase 2 416px",)
 
 
@@ -145,8 +145,8 @@ def test_costs_alone() -> None:
         variant["replicates"] = [made.broken(r, "complete", None, 2) for r in variant["replicates"]]
     facts, children = read(study)
     data = frame(facts, children)
-    assert not has_ap(data)
+    assert not is_scored(data)
     assert all(row.status == "complete" for row in rows(facts, data))
     study["variants"][0]["replicates"][0]["status"] = "failed"
     facts, children = read(study)
-    assert not has_ap(frame(facts, children))
+    assert not is_scored(frame(facts, children))

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from ablab.data.form import Dataset
 
 Stamp = tuple[int, int] | None  # size in bytes and mtime in ns; None: not there
+Files = dict[str, list[Any] | None]  # path -> [size, mtime, SHA-256 of an image or None], None: not there
 
 
 def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     """{"names": [...], "splits": {"train": {"images": n, "boxes": n, "digest": sha256}, ...}} of a dataset.
+
+    Files of no format that we read (format: files, paths: files and folders) are one split "files" without names.
 
     config: a conf/data file as a dict. cache: the JSON file to remember it in. Raises UserError for everything wrong
     with the dataset, missing image files too (that they decode is the data stage's to find out).
@@ -45,14 +48,25 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
         description: dict[str, Any] = entry["description"]
         return description
 
+    known = {path: file for other in remembered.values() for path, file in other["files"].items()}
+    if config.get("format") == "files":
+        files, description = _plain_files(config["paths"], known)
+    else:
+        files, description = _dataset(config, known)
+    if all(file is None or file[1] < began for file in files.values()):  # else it changed while it was being read
+        remembered[key] = {"readers": readers(), "files": files, "description": description}
+        _remember(cache, remembered)
+    return description
+
+
+def _dataset(config: dict[str, Any], known: Files) -> tuple[Files, dict[str, Any]]:
     from ablab.data.dataset import load, splits
 
-    known = {path: file for other in remembered.values() for path, file in other["files"].items()}
     datasets = {split: load(config, split) for split in splits(config)}
     if not datasets:
         raise UserError(f"data: no split is given, expected train, val or test in {config}")
     _same_classes(datasets)
-    files: dict[str, list[Any] | None] = {}
+    files: Files = {}
     for dataset in datasets.values():
         for source in dataset.sources:
             stamp = _stamp(source)
@@ -71,13 +85,29 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
             for split, d in datasets.items()
         },
     }
-    if all(file is None or file[1] < began for file in files.values()):  # else it changed while it was being read
-        remembered[key] = {"readers": readers(), "files": files, "description": description}
-        _remember(cache, remembered)
-    return description
+    return files, description
 
 
-def _digest(split: str, dataset: Dataset, files: dict[str, list[Any] | None]) -> str:
+def _plain_files(paths: list[str], known: Files) -> tuple[Files, dict[str, Any]]:
+    """What files and folders hold: the bytes count, and within a folder the names."""
+    files: Files = {}
+    whole = hashlib.sha256()
+    for given in map(Path, paths):
+        if not given.exists():
+            raise UserError(f"data: {given}: there is no such file or folder in {Path.cwd()}")
+        inside = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() else [given]
+        for path in inside:
+            files[str(path)] = hashed = _hashed(path, known)
+            whole.update(_canonical([str(path.relative_to(given)), hashed[2]]))
+        if given.is_dir():  # a folder's own time changes when a file comes or goes
+            for folder in (given, *(path for path in given.rglob("*") if path.is_dir())):
+                stamp = _stamp(folder)
+                files[str(folder)] = [*stamp, None] if stamp else None
+    count = sum(1 for file in files.values() if file and file[2])
+    return files, {"names": [], "splits": {"files": {"files": count, "digest": whole.hexdigest()}}}
+
+
+def _digest(split: str, dataset: Dataset, files: Files) -> str:
     whole = hashlib.sha256(_canonical([split, dataset.names, dataset.category_ids]))
     for s in dataset.samples:
         file = files[str(s.path)]
@@ -87,7 +117,7 @@ def _digest(split: str, dataset: Dataset, files: dict[str, list[Any] | None]) ->
     return whole.hexdigest()
 
 
-def _hashed(path: Path, known: dict[str, list[Any] | None]) -> list[Any]:
+def _hashed(path: Path, known: Files) -> list[Any]:
     """[size, mtime, SHA-256 of the bytes] of a file, from `known` if size and time are those it had then."""
     stamp = _stamp(path)
     before = known.get(str(path))
@@ -97,12 +127,12 @@ def _hashed(path: Path, known: dict[str, list[Any] | None]) -> list[Any]:
         with open(path, "rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: the image file cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: the file cannot be read: {error.strerror}") from None
     assert stamp, "a file that was read is there"
     return [*stamp, digest]
 
 
-def _unchanged(files: dict[str, list[Any] | None]) -> bool:
+def _unchanged(files: Files) -> bool:
     return all(_stamp(path) == (file and (file[0], file[1])) for path, file in files.items())
 
 

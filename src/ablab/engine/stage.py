@@ -169,15 +169,15 @@ def _require_same_code(stage: Stage) -> None:
 
     On a cluster a node may have others; on one machine, a file may have been edited since.
     """
-    modules = [KINDS[stage.kind].module, *fingerprint.targets(stage.config)]
-    found = fingerprint.versions(stage.versions)
-    differing = [f"{name} {found[name]} ({stage.versions[name]})" for name in found if found[name] != stage.versions[name]]
-    if differing:
-        raise UserError(f"{machine.host()['machine']}: other libraries than the plan counts: {', '.join(differing)}")
-    if fingerprint.code(modules) != stage.code:
+    where = machine.host()["machine"]
+    versions = fingerprint.versions(KINDS[stage.kind].libraries)
+    if other := [f"{name} {found}, not {stage.versions[name]}" for name, found in versions.items() if found != stage.versions[name]]:
+        raise UserError(f"{where}: other libraries than the plan counts: {', '.join(other)}")
+    modules = fingerprint.modules_of([KINDS[stage.kind].module, *fingerprint.targets(stage.config)])
+    if changed := [name for name, found in modules.items() if stage.modules.get(name) != found]:
         raise UserError(
-            f"{machine.host()['machine']}: other code than the plan counts: it was edited while the sweep ran, or this "
-            "node has another version of it. The same command plans anew"
+            f"{where}: other code than the plan counts ({', '.join(changed[:3])}): it was edited while the sweep ran, "
+            "or this node has another version of it. The same command plans anew"
         )
 
 

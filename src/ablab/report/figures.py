@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,32 +11,53 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ablab.report.rows import Row
+from ablab.report.statistics import Estimate
 
 Points = Sequence[tuple[int, float]]  # (epoch, value)
 MARKERS = "osD^vP"  # one an input size
 COLOURS = [f"C{n}" for n in range(10)]
 
 
-def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
-    """mAP50 in percent against GFLOPs, a point a row with its 95 % interval; the baseline is hollow.
+@dataclass(frozen=True)
+class Axis:
+    """An axis with a point for every row that has a value; unit: what 1 is drawn as (100: percent)."""
+
+    label: str
+    value: Callable[[Row], Estimate | None]
+    unit: float = 1
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Numbers by epoch: variant -> its seeds' points. A marker is for what not every epoch has."""
+
+    title: str
+    series: Mapping[str, Sequence[Points]]
+    unit: float = 1
+    marker: str = ""
+
+
+def tradeoff(table: Sequence[Row], x: Axis, y: Axis, baseline: str, file: Path) -> bool:
+    """One quantity against another, a point a row with its 95 % intervals; the baseline is hollow.
 
     Draws nothing and returns False where fewer than two rows have both.
     """
-    points = [(row, found) for row in table if (found := row.ap("map50")) and "flops" in row.costs]
+    points = [(row, across, up) for row in table if (up := y.value(row)) and (across := x.value(row))]
     if len(points) < 2:
         file.unlink(missing_ok=True)  # of an earlier report
         return False
     figure = Figure(figsize=(6, 3.6), dpi=130, layout="constrained")
     axes = figure.subplots()
-    sizes = sorted({row.imgsz for row, _ in points})
-    for row, found in points:
-        colour = COLOURS[sizes.index(row.imgsz) % len(COLOURS)]
-        x, y = row.costs["flops"] / 1e9, 100 * found.mean
+    sizes = sorted({row.imgsz or 0 for row, _, _ in points})
+    for row, across, up in points:
+        place = sizes.index(row.imgsz or 0)
+        colour = COLOURS[place % len(COLOURS)]
+        at = x.unit * across.mean, y.unit * up.mean
         axes.errorbar(
-            x,
-            y,
-            yerr=None if found.half is None else 100 * found.half,
-            marker=MARKERS[sizes.index(row.imgsz) % len(MARKERS)],
+            *at,
+            xerr=None if across.half is None else x.unit * across.half,
+            yerr=None if up.half is None else y.unit * up.half,
+            marker=MARKERS[place % len(MARKERS)],
             markerfacecolor="white" if row.variant == baseline else colour,
             color=colour,
             elinewidth=0.8,
@@ -43,15 +65,16 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
             linestyle="none",
             zorder=3 if row.variant == baseline else 2,
         )
-        axes.annotate(row.id, (x, y), (5, 4), textcoords="offset points", fontsize="small")
+        axes.annotate(row.id, at, (5, 4), textcoords="offset points", fontsize="small")
     for place, size in enumerate(sizes):
         marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
-        axes.plot([], [], marker, color=colour, label=f"{size} px")
+        if size:
+            axes.plot([], [], marker, color=colour, label=f"{size} px")
     axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="baseline")
-    axes.set(xlabel="FLOPs (G)", ylabel="mAP50 (%)")
+    axes.set(xlabel=x.label, ylabel=y.label)
     axes.margins(x=0.1)  # room for the last point's number
     low, high = axes.get_ylim()
-    if low < 0 or high > 100:  # an interval of few seeds reaches further than AP can
+    if y.unit == 100 and (low < 0 or high > 100):  # an interval of few seeds reaches further than AP can
         axes.set_ylim(max(low, -2), min(high, 102))
     axes.grid(alpha=0.25)
     figure.legend(loc="outside right upper", fontsize="small", frameon=False)  # inside it hides intervals
@@ -59,25 +82,24 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
     return True
 
 
-def curves(losses: Mapping[str, Sequence[Points]], scores: Mapping[str, Sequence[Points]], file: Path) -> bool:
-    """Training loss and mAP50 on val by epoch: a colour a variant, a thin line a seed, a thick one their mean.
+def curves(panels: Sequence[Panel], file: Path) -> bool:
+    """Numbers by epoch, a panel each: a colour a variant, a thin line a seed, a thick one their mean.
 
-    losses, scores: variant -> its seeds' points. Draws nothing and returns False where there are none.
+    Draws nothing and returns False where there are none.
     """
-    if not any(losses.values()):
+    if not panels or not any(panels[0].series.values()):
         file.unlink(missing_ok=True)
         return False
-    figure = Figure(figsize=(8, 3.4), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for place, variant in enumerate(losses):
-        colour, dashes = COLOURS[place % 10], ("-", "--", ":", "-.")[place // 10 % 4]
-        _draw(left, losses[variant], 1, variant, colour, dashes)
-        _draw(right, scores.get(variant, ()), 100, variant, colour, dashes, ".")  # not every epoch has one
-    for axes, title in ((left, "training loss"), (right, "mAP50 on val (%)")):
-        axes.set(xlabel="epoch", title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-    handles, labels = left.get_legend_handles_labels()
+    figure = Figure(figsize=(4 * max(len(panels), 2), 3.4), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for shown, panel in zip(axes, panels, strict=True):
+        for place, variant in enumerate(panels[0].series):
+            colour, dashes = COLOURS[place % 10], ("-", "--", ":", "-.")[place // 10 % 4]
+            _draw(shown, panel.series.get(variant, ()), panel.unit, variant, colour, dashes, panel.marker)
+        shown.set(xlabel="epoch", title=panel.title)
+        shown.xaxis.set_major_locator(MaxNLocator(integer=True))
+        shown.grid(alpha=0.25)
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(file)
     return True

@@ -17,17 +17,18 @@ def frame(study: Mapping[str, Any], children: Iterable[Mapping[str, Any]]) -> pd
     Columns: index, variant, model, levels (dict), imgsz, seed, status, reason, training, evaluation, versions,
     fingerprints (kind -> list of fingerprints that belong to the row), accepted (modules that changed since results of
     the row were made; None where none was kept across a code change), and every metric that was taken by input size
-    (map50, flops, ...), NaN where it was not. A replicate that MLflow does not hold has its rows all the same, as
+    (map50, flops, ...), NaN where it was not. Of a study over a command, which has no input sizes, imgsz is None and
+    the metrics are those that it measures. A replicate that MLflow does not hold has its rows all the same, as
     incomplete. Runs that the study no longer asks for are left out.
     """
     runs = {(_key(child["levels"]), str(child["seed"])): child for child in children}
     rows = []
     for variant in sorted(study["variants"], key=lambda variant: variant["index"]):
-        for imgsz in variant["resolutions"]:
+        for imgsz in variant["resolutions"] or [None]:
             for seed in study["seeds"]:
                 row = {key: variant[key] for key in ("index", "model", "levels")} | {"variant": variant["name"]}
                 run = runs.get((_key(variant["levels"]), str(seed)))
-                rows.append(row | {"imgsz": imgsz, "seed": seed} | _facts(run, imgsz))
+                rows.append(row | {"imgsz": imgsz, "seed": seed} | _facts(run, imgsz, study.get("measure", ())))
     return pd.DataFrame(rows)
 
 
@@ -37,7 +38,7 @@ def measured(row: Mapping[str, Any], metric: str) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _facts(run: Mapping[str, Any] | None, imgsz: int) -> dict[str, Any]:
+def _facts(run: Mapping[str, Any] | None, imgsz: int | None, measure: Iterable[str]) -> dict[str, Any]:
     if run is None:
         nothing: dict[str, Any] = {
             "training": [],
@@ -58,6 +59,8 @@ def _facts(run: Mapping[str, Any] | None, imgsz: int) -> dict[str, Any]:
                 kept.append(stage["accepted"])
     suffix = f"/{imgsz}"
     metrics = {k.removesuffix(suffix): v for k, v in run["metrics"].items() if k.endswith(suffix)}
+    if imgsz is None:
+        metrics = {name: run["metrics"][name] for name in measure if name in run["metrics"]}
     accepted = sorted({module for modules in kept for module in modules}) if kept else None
     return {**metrics, **facts, "fingerprints": origins, "accepted": accepted}
 

@@ -7,14 +7,15 @@ gives the same bytes on any machine.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablab import tracking
 from ablab.report import figures, table
 from ablab.report.frame import frame
-from ablab.report.rows import AP, Row, has_ap, rows
+from ablab.report.metrics import NO_EVIDENCE, Metric, metrics
+from ablab.report.rows import Row, is_scored, rows
 from ablab.report.statistics import Estimate, seeds_needed
 
 
@@ -25,17 +26,17 @@ def render(uri: str, study: str, folder: Path) -> Path:
     """
     facts, children = tracking.read(uri, study)
     data = frame(facts, children)
-    found, evaluates = rows(facts, data), has_ap(data)
+    found, compared = rows(facts, data), metrics(facts, data) if is_scored(data) else ()
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    columns = table.columns(facts, found, evaluates)
+    columns = table.columns(facts, found, compared)
     cells = [[cell(row) for _, cell in columns] for row in found]
     parts = [_opening(facts), table.markdown([header for header, _ in columns], cells)]
-    parts += [_notes(facts, found, data["versions"], evaluates)]
-    parts += [_pictures(uri, facts, children, found, folder)]
+    parts += [_notes(facts, found, data["versions"], compared)]
+    parts += [_pictures(uri, facts, children, found, compared, folder)]
     file = folder / "table.md"
     file.write_text("\n".join(part for part in parts if part), encoding="utf-8", newline="\n")
-    csv = table.to_csv(facts, found, evaluates)
+    csv = table.to_csv(facts, found, compared)
     (folder / "table.csv").write_text(csv, encoding="utf-8", newline="\n")
     return file
 
@@ -58,47 +59,52 @@ def _seeds(seeds: list[int]) -> str:
     return f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _notes(facts: Mapping[str, Any], found: list[Row], versions: Iterable[Mapping[str, str]], evaluates: bool) -> str:
-    notes = []
-    if evaluates:
-        notes += _statistics(facts, found)
-    notes.append(
-        "FLOPs = 2 × MACs as thop counts them, for one image, BatchNorm not folded; params: learnable; "
-        "size: all stored numbers (BatchNorm's statistics too) as fp16, MB = 10⁶ bytes."
-    )
-    notes.append(_sizes(facts, evaluates))
-    if evaluates:
-        notes += [_evaluation(found, versions), *_training(found)]
+def _notes(
+    facts: Mapping[str, Any], found: list[Row], versions: Iterable[Mapping[str, str]], compared: Sequence[Metric]
+) -> str:
+    notes = _statistics(facts, found, compared) if compared else []
+    if "measure" in facts:
+        notes.append(_program(facts, versions))
+    else:
+        notes.append(
+            "FLOPs = 2 × MACs as thop counts them, for one image, BatchNorm not folded; params: learnable; "
+            "size: all stored numbers (BatchNorm's statistics too) as fp16, MB = 10⁶ bytes."
+        )
+        notes.append(_sizes(facts, bool(compared)))
+        if compared:
+            notes += [_evaluation(found, versions), *_training(found)]
     notes += dict.fromkeys(f"{row.id}: {remark}." for row in found for remark in row.remarks)
     return "".join(f"- {note}\n" for note in notes if note)
 
 
-def _statistics(facts: Mapping[str, Any], found: list[Row]) -> list[str]:
+def _statistics(facts: Mapping[str, Any], found: list[Row], metrics: Sequence[Metric]) -> list[str]:
     compared = [row for row in found if row.to_baseline]
     if len(facts["seeds"]) == 1:
         return ["One seed: no interval can be given, so no difference here is evidence."] if compared else []
     interval = f"95 % t-intervals over {len(facts['seeds'])} seeds"
+    in_points = metrics[-1].unit == 100
     if not compared:
-        return [f"±: {interval}, in percentage points."] if any(row.ap("map") for row in found) else []
+        scored = any(row.score(metrics[-1].key) for row in found)
+        return [f"±: {interval}{', in percentage points' if in_points else ''}."] if scored else []
     notes = [
-        f"± and [ ]: {interval}. Δ: difference to the baseline in percentage points, paired by seed; intervals are "
-        "not corrected for how many of them there are."
+        f"± and [ ]: {interval}. Δ: difference to the baseline{' in percentage points' if in_points else ''}, paired "
+        "by seed; intervals are not corrected for how many of them there are."
     ]
-    unclear = [text for row in compared if (text := _unclear(row, facts))]
+    unclear = [text for row in compared if (text := _unclear(row, facts, metrics))]
     if unclear:
         notes.append(
-            f"{table.NO_EVIDENCE} The interval includes 0: no evidence of a difference. In brackets how many seeds "
+            f"{NO_EVIDENCE} The interval includes 0: no evidence of a difference. In brackets how many seeds "
             f"would show one of the size and spread seen here. {'; '.join(unclear)}."
         )
     return notes
 
 
-def _unclear(row: Row, facts: Mapping[str, Any]) -> str:
+def _unclear(row: Row, facts: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
     """Which of a row's differences to the baseline are no evidence."""
     told = [
-        f"{table.AP_NAMES[metric]}{_more(difference)}"
-        for metric in AP
-        if (difference := row.to_baseline.get(metric)) and difference.includes_zero
+        f"{metric.title}{_more(difference)}"
+        for metric in metrics
+        if (difference := row.to_baseline.get(metric.key)) and difference.includes_zero
     ]
     return f"{_name(row, facts)}: {', '.join(told)}" if told else ""
 
@@ -109,7 +115,15 @@ def _more(difference: Estimate) -> str:
 
 
 def _name(row: Row, facts: Mapping[str, Any]) -> str:
-    return row.id if len(facts["resolutions"]) == 1 else f"{row.id} at {row.imgsz} px"
+    return row.id if len(facts["resolutions"]) <= 1 else f"{row.id} at {row.imgsz} px"
+
+
+def _program(facts: Mapping[str, Any], versions: Iterable[Mapping[str, str]]) -> str:
+    """Where the numbers of a study over a command come from."""
+    command = facts["command"]
+    used = sorted({f"{library} {version}" for found in versions for library, version in found.items()})
+    by = f", with {', '.join(used)}" if used else ""
+    return f"↑ higher, ↓ lower is better; as written to {command['numbers']} by `{command['run']}`{by}."
 
 
 def _sizes(facts: Mapping[str, Any], evaluates: bool) -> str:
@@ -190,22 +204,47 @@ def _pictures(
     facts: Mapping[str, Any],
     children: list[dict[str, Any]],
     found: list[Row],
+    compared: Sequence[Metric],
     folder: Path,
 ) -> str:
     """Draw the figures there is something for; the Markdown that shows them."""
-    shown = []
-    if figures.tradeoff(found, facts["baseline"], folder / "figures" / "map50_vs_flops.png"):
-        shown.append("![mAP50 against FLOPs, with 95 % intervals](figures/map50_vs_flops.png)\n")
     names = {row.variant: f"{row.id} {row.variant}" for row in found}
     runs = [child for child in children if child["variant"] in names]
-    series: list[dict[str, list[figures.Points]]] = []
-    for metric in ("train/loss", "val/map50"):
+
+    def series(metric: str) -> dict[str, list[figures.Points]]:
         histories = tracking.curves(uri, runs, metric)
         by_variant: dict[str, list[figures.Points]] = {name: [] for name in names.values()}
         for run in runs:
             if run["run_id"] in histories:
                 by_variant[names[run["variant"]]].append(histories[run["run_id"]])
-        series.append(by_variant)
-    if figures.curves(series[0], series[1], folder / "figures" / "curves.png"):
-        shown.append("![Training loss and mAP50 on val by epoch](figures/curves.png)\n")
+        return by_variant
+
+    if "measure" in facts:
+        name, y = "tradeoff.png", _axis(compared[0])
+        x = _axis(compared[1]) if len(compared) > 1 else figures.Axis("", lambda row: None)
+        panels = [figures.Panel(metric.title, series(metric.key)) for metric in compared]
+        panels = [
+            panel for panel in panels if any(len(points) > 1 for runs in panel.series.values() for points in runs)
+        ]
+        told = f"{', '.join(panel.title for panel in panels)} by epoch"
+    else:
+        name, y = "map50_vs_flops.png", figures.Axis("mAP50 (%)", lambda row: row.score("map50"), 100)
+        x = figures.Axis("FLOPs (G)", _flops, 1e-9)
+        panels = [figures.Panel("training loss", series("train/loss"))]
+        panels.append(figures.Panel("mAP50 on val (%)", series("val/map50"), 100, "."))
+        told = "Training loss and mAP50 on val by epoch"
+    shown = []
+    if figures.tradeoff(found, x, y, facts["baseline"], folder / "figures" / name):
+        labels = [axis.label.rpartition(" (")[0] or axis.label for axis in (y, x)]
+        shown.append(f"![{' against '.join(labels)}, with 95 % intervals](figures/{name})\n")
+    if figures.curves(panels, folder / "figures" / "curves.png"):
+        shown.append(f"![{told}](figures/curves.png)\n")
     return "\n".join(shown)
+
+
+def _axis(metric: Metric) -> figures.Axis:
+    return figures.Axis(metric.title, lambda row: row.score(metric.key), metric.unit)
+
+
+def _flops(row: Row) -> Estimate | None:
+    return Estimate(row.costs["flops"], None, None, 1) if "flops" in row.costs else None

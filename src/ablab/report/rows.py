@@ -1,4 +1,4 @@
-"""Replicates made one row: a variant at an input size, and what it differs by from the baseline.
+"""Replicates made one row: a variant (of a detector, at one input size), and what it differs by from the baseline.
 
 It fails closed. A row has a mean only if every seed that the study asks for is there, complete, and was trained and
 evaluated under the same settings as its row-mates; otherwise the row stays, with the reason in place of the mean.
@@ -13,23 +13,23 @@ from typing import Any
 import pandas as pd
 
 from ablab.report.frame import measured
+from ablab.report.metrics import metrics
 from ablab.report.statistics import Estimate, estimate, paired_difference
 
-AP = ("map50", "map")
 COSTS = ("flops", "thop_macs", "conv_macs", "params", "params_stored", "size_fp16_mb", "size_fp32_mb")
 OUTCOMES = ("label", "diverged")  # in the record of a training, but not settings of it
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant at one input size, over its seeds. AP in [0, 1]; costs as profiled."""
+    """A variant, of a detector at one input size, over its seeds. AP in [0, 1]; costs as profiled."""
 
     index: int
     id: str
     variant: str
     model: str
     levels: dict[str, str]
-    imgsz: int
+    imgsz: int | None
     seeds: dict[int, str]  # seed -> status
     problems: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -47,25 +47,26 @@ class Row:
             return "failed"
         return "incomplete" if self.problems else "complete"
 
-    def ap(self, metric: str) -> Estimate | None:
+    def score(self, metric: str) -> Estimate | None:
         """The mean over seeds, None unless the row is complete."""
         scores = self.scores[metric]
         return estimate(list(scores.values())) if self.status == "complete" and scores else None
 
 
-def has_ap(data: pd.DataFrame) -> bool:
-    """Whether the study measures AP: False only where complete replicates show that it asks for costs alone."""
+def is_scored(data: pd.DataFrame) -> bool:
+    """Whether rows have scores: False only where complete replicates show that the study asks for costs alone."""
     complete = any(data["status"] == "complete")
-    return not complete or any("evaluate" in origins for origins in data["fingerprints"])
+    return not complete or any({"evaluate", "command"} & origins.keys() for origins in data["fingerprints"])
 
 
 def rows(study: Mapping[str, Any], data: pd.DataFrame) -> list[Row]:
     """The rows of a study's table, from its frame, by variant and then input size."""
     width = max(2, len(str(max(len(study["variants"]) - 1, 0))))
-    evaluates = has_ap(data)
+    keys = tuple(metric.key for metric in metrics(study, data))
+    required = keys if is_scored(data) else ()
     bare = [
-        _row(group, width, evaluates)
-        for _, group in sorted(data.groupby(["index", "imgsz"], sort=True), key=lambda item: item[0])
+        _row(group, width, keys, required)
+        for _, group in sorted(data.groupby(["index", "imgsz"], sort=True, dropna=False), key=lambda item: item[0])
     ]
     indices = sorted({row.index for row in bare})
     baseline = next((row.index for row in bare if row.variant == study["baseline"]), None)
@@ -83,7 +84,7 @@ def rows(study: Mapping[str, Any], data: pd.DataFrame) -> list[Row]:
     return compared
 
 
-def _counterpart(row: Row, by_index: Mapping[int, Mapping[int, Row]], other: int | None) -> Row | None:
+def _counterpart(row: Row, by_index: Mapping[int, Mapping[int | None, Row]], other: int | None) -> Row | None:
     """Another variant's row to compare with: of the same input size, or the only one where each has only one."""
     if other is None:
         return None
@@ -94,25 +95,26 @@ def _counterpart(row: Row, by_index: Mapping[int, Mapping[int, Row]], other: int
 
 
 def _differences(row: Row, other: Row | None) -> dict[str, Estimate]:
-    """Paired differences of AP to another complete row, none to itself."""
+    """Paired differences of scores to another complete row, none to itself."""
     if other is None or other.index == row.index or row.status != "complete" or other.status != "complete":
         return {}
-    found = {metric: paired_difference(row.scores[metric], other.scores[metric]) for metric in AP}
+    found = {metric: paired_difference(row.scores[metric], other.scores[metric]) for metric in row.scores}
     return {metric: difference for metric, difference in found.items() if difference}
 
 
-def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
+def _row(group: pd.DataFrame, width: int, keys: tuple[str, ...], required: tuple[str, ...]) -> Row:
     members: list[dict[str, Any]] = [{str(k): v for k, v in m.items()} for m in group.to_dict("records")]
     first = members[0]
     problems: dict[str, list[int]] = {}
     remarks = []
-    scores: dict[str, dict[int, float]] = {metric: {} for metric in AP}
+    imgsz = None if pd.isna(first["imgsz"]) else int(first["imgsz"])
+    scores: dict[str, dict[int, float]] = {metric: {} for metric in keys}
     fingerprints: dict[str, dict[int, list[str]]] = {}
     for member in members:
         seed = member["seed"]
         for kind, stages in member["fingerprints"].items():
             fingerprints.setdefault(kind, {})[seed] = stages
-        for metric in AP:
+        for metric in keys:
             if (value := measured(member, metric)) is not None:
                 scores[metric][seed] = value
         if member["status"] != "complete":
@@ -121,8 +123,9 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
         else:
             if member["reason"]:
                 remarks.append(f"seed {seed} {member['reason']}")
-            if evaluates and any(seed not in scores[metric] for metric in AP):
-                problems.setdefault(f"incomplete: no AP at {first['imgsz']} px", []).append(seed)
+            if missing := [metric for metric in required if seed not in scores[metric]]:
+                what = f"AP at {imgsz} px" if imgsz else ", ".join(missing)
+                problems.setdefault(f"incomplete: no {what}", []).append(seed)
     kept = [member["accepted"] for member in members if isinstance(member["accepted"], list)]
     if kept:
         changed = sorted({module for modules in kept for module in modules})
@@ -144,7 +147,7 @@ def _row(group: pd.DataFrame, width: int, evaluates: bool) -> Row:
         variant=first["variant"],
         model=first["model"],
         levels={str(factor): str(level) for factor, level in first["levels"].items()},
-        imgsz=int(first["imgsz"]),
+        imgsz=imgsz,
         seeds={member["seed"]: member["status"] for member in members},
         problems=tuple(_told(problem, seeds, len(members)) for problem, seeds in problems.items()),
         remarks=tuple(remarks),

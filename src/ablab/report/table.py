@@ -7,34 +7,34 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ablab.report.rows import AP, COSTS, Row
+from ablab.report.metrics import Metric
+from ablab.report.rows import COSTS, Row
 from ablab.report.statistics import Estimate
 
-AP_NAMES = {"map50": "mAP50", "map": "mAP"}
 FACTOR_COLUMNS = 3  # so many factors have a column each; more are told by the variant's name
-NO_EVIDENCE = "†"
 
 Column = tuple[str, Callable[[Row], str]]
 
 
-def columns(study: Mapping[str, Any], table: list[Row], evaluates: bool) -> list[Column]:
-    """The columns that this study's table needs."""
+def columns(study: Mapping[str, Any], table: list[Row], metrics: Sequence[Metric]) -> list[Column]:
+    """The columns that this study's table needs; without metrics, those of costs alone."""
     found: list[Column] = [("ID", lambda row: row.id), *_identity(study, table)]
-    found += [
-        ("Input size", lambda row: str(row.imgsz)),
-        ("FLOPs (G)", lambda row: _scaled(row, "flops", 1e9)),
-        ("Params (M)", lambda row: _scaled(row, "params", 1e6)),
-        ("Size (MB, fp16)", lambda row: _scaled(row, "size_fp16_mb", 1)),
-    ]
-    if evaluates:
-        found += [(AP_NAMES[metric], _score(metric)) for metric in AP]
+    if "measure" not in study:
+        found += [
+            ("Input size", lambda row: str(row.imgsz)),
+            ("FLOPs (G)", lambda row: _scaled(row, "flops", 1e9)),
+            ("Params (M)", lambda row: _scaled(row, "params", 1e6)),
+            ("Size (MB, fp16)", lambda row: _scaled(row, "size_fp16_mb", 1)),
+        ]
+    if metrics:
+        found += [(metric.header, _score(metric)) for metric in metrics]
         if len({row.index for row in table}) > 1:
-            found += [(f"Δ {AP_NAMES[metric]}", _to_baseline(metric)) for metric in AP]
+            found += [(f"Δ {metric.title}", _to_baseline(metric)) for metric in metrics]
             if study["design"] == "ladder":
-                found.append(("Δ mAP50 vs. previous", lambda row: difference(row.to_previous.get("map50"))))
+                found.append((f"Δ {metrics[0].title} vs. previous", _to_previous(metrics[0])))
         found.append(("n seeds", _seeds))
     if any(row.status != "complete" for row in table):
         found.append(("Status", lambda row: "; ".join(row.problems) or "complete"))
@@ -44,7 +44,7 @@ def columns(study: Mapping[str, Any], table: list[Row], evaluates: bool) -> list
 def _identity(study: Mapping[str, Any], table: list[Row]) -> list[Column]:
     factors = list(study["factors"])
     if not factors:
-        return [("Model", lambda row: row.model)]
+        return [("Variant", lambda row: row.variant)] if "measure" in study else [("Model", lambda row: row.model)]
     if study["design"] == "ladder" or len(factors) > FACTOR_COLUMNS:
         return [("Variant", lambda row: row.variant)]
     baseline = next((row.levels for row in table if row.variant == study["baseline"]), {})
@@ -61,18 +61,16 @@ def _level(factor: str, baseline: Mapping[str, str]) -> Callable[[Row], str]:
     return cell
 
 
-def _score(metric: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        found = row.ap(metric)
-        if found is None:
-            return "–"
-        return f"{percent(found.mean)}" + (f" ± {percent(found.half)}" if found.half is not None else "")
-
-    return cell
+def _score(metric: Metric) -> Callable[[Row], str]:
+    return lambda row: metric.mean(row.score(metric.key))
 
 
-def _to_baseline(metric: str) -> Callable[[Row], str]:
-    return lambda row: difference(row.to_baseline.get(metric))
+def _to_baseline(metric: Metric) -> Callable[[Row], str]:
+    return lambda row: metric.difference(row.to_baseline.get(metric.key))
+
+
+def _to_previous(metric: Metric) -> Callable[[Row], str]:
+    return lambda row: metric.difference(row.to_previous.get(metric.key))
 
 
 def _seeds(row: Row) -> str:
@@ -88,26 +86,6 @@ def significant(value: float) -> str:
     """Three significant digits, and never fewer than all before the point: 0.251, 1.43, 17.2, 1234."""
     rounded = f"{value:.2e}"  # rounding may carry into another digit: 9.995 has two before the point
     return f"{value:.{max(2 - int(rounded.partition('e')[2]), 0)}f}"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def difference(found: Estimate | None) -> str:
-    """A difference of AP in percentage points with its interval, marked where it includes 0."""
-    if found is None:
-        return "–"
-    if found.low is None or found.high is None:
-        return signed(found.mean)
-    mark = f" {NO_EVIDENCE}" if found.includes_zero else ""
-    return f"{signed(found.mean)} [{signed(found.low)}, {signed(found.high)}]{mark}"
-
-
-def signed(value: float) -> str:
-    """A share as percentage points with its sign; no sign for what rounds to nothing."""
-    text = percent(abs(value))
-    return text if float(text) == 0 else f"{'−' if value < 0 else '+'}{text}"
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -126,22 +104,24 @@ def markdown(header: list[str], cells: list[list[str]]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def to_csv(study: Mapping[str, Any], table: list[Row], evaluates: bool) -> str:
+def to_csv(study: Mapping[str, Any], table: list[Row], metrics: Sequence[Metric]) -> str:
     """Every number in full precision, its seeds and the fingerprints of the stages that made it."""
+    detector = "measure" not in study
     records = []
     for row in table:
-        record: dict[str, Any] = {"id": row.id, "variant": row.variant, "model": row.model, **row.levels}
-        record |= {"imgsz": row.imgsz, **{cost: _exact(row.costs.get(cost)) for cost in COSTS}}
-        if evaluates:
-            for metric in AP:
-                record |= _spread(metric, row.ap(metric))
-                record |= _spread(f"delta_{metric}", row.to_baseline.get(metric))
-                if study["design"] == "ladder":
-                    record |= _spread(f"previous_{metric}", row.to_previous.get(metric))
-                record[f"{metric}_by_seed"] = " ".join(f"{s}:{v!r}" for s, v in row.scores[metric].items())
+        record: dict[str, Any] = {"id": row.id, "variant": row.variant}
+        record |= {"model": row.model, **row.levels} if detector else row.levels
+        if detector:
+            record |= {"imgsz": row.imgsz, **{cost: _exact(row.costs.get(cost)) for cost in COSTS}}
+        for metric in metrics:
+            record |= _spread(metric.key, row.score(metric.key))
+            record |= _spread(f"delta_{metric.key}", row.to_baseline.get(metric.key))
+            if study["design"] == "ladder":
+                record |= _spread(f"previous_{metric.key}", row.to_previous.get(metric.key))
+            record[f"{metric.key}_by_seed"] = " ".join(f"{s}:{v!r}" for s, v in row.scores[metric.key].items())
         record["n"] = sum(status == "complete" for status in row.seeds.values())
         record |= {"status": row.status, "reason": "; ".join((*row.problems, *row.remarks))}
-        for kind in ("profile", "train", "evaluate"):
+        for kind in ("profile", "train", "evaluate") if detector else ("command",):
             made = row.fingerprints.get(kind, {})
             record[f"{kind}_fingerprints"] = " ".join(f"{s}:{'+'.join(found)}" for s, found in made.items())
         records.append(record)

@@ -49,8 +49,11 @@ KINDS = {
             NUMERICS,
         ),
         Kind("evaluate", (*PARTS, "preprocess", "data", *EVAL, *ENGINE, "imgsz", "split"), NUMERICS),
+        Kind("command", ("command", "data", "engine.threads"), ()),  # libraries: those that its code imports
     )
 }
 
+# What counts by its content, or not at all, and so enters a fingerprint otherwise or never.
+BY_CONTENT = ("data.", "command.code.", "command.measure")
 # Where things lie reaches the stage but is part of no fingerprint and no record.
 LOCATIONS = ("data.root",)

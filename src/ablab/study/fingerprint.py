@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from ablab.config import PACKAGE
 from ablab.errors import UserError
 
 # They can word an error or start a stage, but not change a number.
-IRRELEVANT = ("ablab.errors", "ablab.cli", "ablab.config", "ablab.stages.declare")
+IRRELEVANT = ("ablab.errors", "ablab.cli", "ablab.config", "ablab.stages.declare", "ablab.study")
 
 
 def digest(content: Any) -> str:
@@ -118,15 +119,48 @@ def _file(module: str, root: Path) -> Path | None:
     return None
 
 
+def file_digest(file: Path) -> str:
+    """Digest of one file as it is now: of a Python file its syntax tree, of any other its bytes.
+
+    Raises UserError for a file that is not there, or is not valid Python.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    return _digest_of(parse(file, content)) if file.suffix == ".py" else hashlib.sha256(content).hexdigest()
+
+
+def imported_by(file: Path, package: str) -> tuple[str, ...]:
+    """Names that a Python file of the package `package` imports anywhere; some may be of what is in a module."""
+    return tuple(_imports(parse(file, file.read_bytes()), package))
+
+
+def installed(modules: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that hold these top-level modules, of those that are installed."""
+    tops = set(modules) - sys.stdlib_module_names
+    holders = importlib.metadata.packages_distributions() if tops else {}
+    return versions(sorted({name for top in tops for name in holders.get(top, [])}))
+
+
 @cache
 def _scan(file: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """(digest of the syntax tree, modules that are imported anywhere in it)."""
+    tree = parse(file, file.read_bytes())
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _digest_of(tree), tuple(_imports(tree, package))
+
+
+def parse(file: Path, content: bytes) -> ast.Module:
+    """The syntax tree of a Python file. Raises UserError that names file and line where it is none."""
     try:
-        tree = ast.parse(file.read_bytes(), str(file))
+        return ast.parse(content, str(file))
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         raise UserError(f"{file}: not valid Python at line {getattr(error, 'lineno', '?')}: {error}") from None
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    return hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest(), tuple(_imports(tree, package))
+
+
+def _digest_of(tree: ast.Module) -> str:
+    return hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest()
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:

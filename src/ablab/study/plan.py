@@ -14,15 +14,17 @@ from typing import Any
 from ablab import machine
 from ablab.config import THE_DATA, Composed, Override, compose, flatten
 from ablab.errors import UserError, nearest
-from ablab.stages.declare import KINDS
+from ablab.stages.declare import BY_CONTENT, KINDS
 from ablab.store import checksum
-from ablab.study import limits
+from ablab.study import command, limits
 from ablab.study.equal import refuse_equal_arms
 from ablab.study.fingerprint import code, digest, modules_of, targets, versions
 from ablab.study.study import Study, Variant
 
 # data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}}
 Describe = Callable[[dict[str, Any]], dict[str, Any]]
+SettleVariant = Callable[[Variant], dict[str, Any]]  # a variant's complete configuration
+Chain = Callable[[dict[str, Any], int], "list[Stage]"]  # (configuration, seed) -> its stages, parents first
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS)
     equal: list[tuple[Variant, Variant]] = []
     settled: list[tuple[Variant, dict[str, Any], list[Stage]]] = []  # with the first seed's stages
     kinds = set(only)
+    settle_variant, chain = _program(study, describe) if study.command else _detector(describe, kinds, weights)
     for variant in study.expand():
-        config = settle(compose(variant.overrides), variant.overrides, describe)
-        _check_splits(config, describe, kinds)
-        stages = _chain(config, study.seeds[0], describe, kinds, weights)
+        config = settle_variant(variant)
+        stages = chain(config, study.seeds[0])
         does = tuple(s.fingerprint for s in stages)
         if does in work:
             equal.append((variant, work[does]))
@@ -94,11 +96,47 @@ def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS)
     replicates = []
     for seed in study.seeds:  # every variant's first seed before any second
         for variant, config, first in settled:
-            stages = first if seed == study.seeds[0] else _chain(config, seed, describe, kinds, weights)
+            stages = first if seed == study.seeds[0] else chain(config, seed)
             found |= {stage.fingerprint: stage for stage in stages if stage.fingerprint not in found}
             replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
     ordered = sorted(found.items(), key=lambda item: _rank(item[1].kind))  # stable: parents stay before children
     return Plan(study, tuple(replicates), dict(ordered), tuple(duplicates))
+
+
+def baseline_config(study: Study) -> dict[str, Any]:
+    """The baseline's configuration as the study tells it, before data and machine decide the rest."""
+    overrides = study.expand()[0].overrides
+    if study.command:
+        return command.configure(study.command, overrides, study.source, {})
+    return compose(overrides).resolved
+
+
+def _detector(describe: Describe, kinds: set[str], weights: Path | None) -> tuple[SettleVariant, Chain]:
+    def settle_variant(variant: Variant) -> dict[str, Any]:
+        config = settle(compose(variant.overrides), variant.overrides, describe)
+        _check_splits(config, describe, kinds)
+        return config
+
+    return settle_variant, lambda config, seed: _chain(config, seed, describe, kinds, weights)
+
+
+def _program(study: Study, describe: Describe) -> tuple[SettleVariant, Chain]:
+    """For a study over a command, whose replicates are one stage each."""
+    assert study.command
+    asked, source, known = study.command, study.source, dict[str, dict[str, Any]]()
+    files, libraries = command.code_of(asked, source)
+
+    def settle_variant(variant: Variant) -> dict[str, Any]:
+        config = command.configure(asked, variant.overrides, source, known)
+        return config | {"engine": machine.settle(config["engine"])}
+
+    def chain(config: dict[str, Any], seed: int) -> list[Stage]:
+        part = command.part(asked, study.measure, config, seed, files, source)
+        content = describe(part["data"]) if asked.data else None
+        splits = tuple(content["splits"]) if content else ()
+        return [make("command", f"run, seed {seed}", part, {}, content, splits, files, libraries)]
+
+    return settle_variant, chain
 
 
 def settle(composed: Composed, overrides: Iterable[Override], describe: Describe) -> dict[str, Any]:
@@ -193,8 +231,13 @@ def make(
     inputs: dict[str, str] | None = None,
     content: dict[str, Any] | None = None,
     splits: tuple[str, ...] = (),
+    files: dict[str, str] | None = None,
+    libraries: dict[str, str] | None = None,
 ) -> Stage:
-    """A stage with its declared part of `config` and its fingerprint."""
+    """A stage with its declared part of `config` and its fingerprint.
+
+    files: digests of the user's own code. libraries: versions of what it imports.
+    """
     declared = KINDS[kind]
     part: dict[str, Any] = {}
     for key in declared.reads:
@@ -205,10 +248,11 @@ def make(
             part[group] = config[group]
     implementing = [declared.module, *targets(part)]
     digest_of_code = code(implementing)
-    used = versions(declared.libraries)
+    if files:
+        digest_of_code = digest([digest_of_code, files])
+    used = versions(declared.libraries) | (libraries or {})
     data = content_digest(content, splits) if content else None
-    # The content of the data counts, not where it lies or how its files are called.
-    told = {key: value for key, value in flatten(part).items() if not key.startswith("data.")}
+    told = {key: value for key, value in flatten(part).items() if not key.startswith(BY_CONTENT)}
     identity = {
         "kind": kind,
         "config": told,
@@ -228,7 +272,7 @@ def make(
         digest_of_code,
         used,
         digest(identity),
-        modules_of(implementing),
+        modules_of(implementing) | files if files else modules_of(implementing),
         images,
     )
 

@@ -10,7 +10,10 @@ from ablab.study.plan import Plan, Replicate
 
 
 def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]:
-    """The study record: a pure function of plan, store and failures, but for the state of git."""
+    """The study record: a pure function of plan, store and failures, but for the state of git.
+
+    Variants of a study over a command have no model and no input sizes; the study says what it measures instead.
+    """
     study = plan.study
     variants: dict[int, dict[str, Any]] = {}
     for replicate in plan.replicates:
@@ -21,14 +24,14 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
                 "index": variant.index,
                 "name": variant.name,
                 "levels": variant.levels,
-                "model": replicate.config["model"]["name"],
-                "resolutions": list(dict.fromkeys(replicate.config["eval"]["resolutions"])),
+                **({"model": "", "resolutions": []} if study.command else _detector(replicate.config)),
                 "config": replicate.config,
                 "replicates": [],
             },
         )
         entry["replicates"].append(_replicate(replicate, store, failures))
     ordered = [variants[index] for index in sorted(variants)]
+    first = plan.replicates[0].config
     return {
         "name": study.name,
         "question": study.question,
@@ -37,9 +40,14 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
         "baseline": plan.replicates[0].variant.name,
         "seeds": list(study.seeds),
         "resolutions": list(dict.fromkeys(size for entry in ordered for size in entry["resolutions"])),
+        **({"measure": study.measure, "command": first["command"]} if study.command else {}),
         "git": machine.git_state(),
         "variants": ordered,
     }
+
+
+def _detector(config: dict[str, Any]) -> dict[str, Any]:
+    return {"model": config["model"]["name"], "resolutions": list(dict.fromkeys(config["eval"]["resolutions"]))}
 
 
 def _replicate(replicate: Replicate, store: Store, failures: dict[str, str]) -> dict[str, Any]:

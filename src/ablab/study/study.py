@@ -11,6 +11,8 @@ from ablab import machine
 from ablab.config import Override, find_yaml, flatten, read_yaml
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import LOCATIONS
+from ablab.study import command
+from ablab.study.command import Command
 from ablab.study.design import DESIGNS, Point, name
 
 PLACES = ("store", "reports", "tracking")  # keys that say where something goes
@@ -32,7 +34,9 @@ class Variant:
 class Study:
     """What a study file asks.
 
-    base: overrides that every variant shares. factors: factor -> level -> its overrides.
+    base: overrides that every variant shares. factors: factor -> level -> its overrides. command: the program that
+    it runs in place of a detector. measure: the numbers that such a program is compared by -> "higher" or "lower",
+    whichever is better.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Study:
     exclude: tuple[Point, ...] = ()
     variants: tuple[Point, ...] = ()
     identical: bool = False  # whether arms that do the same work are meant (A/A)
+    command: Command | None = None
+    measure: dict[str, str] = field(default_factory=dict)
     source: str = field(default="", compare=False)
 
     def expand(self) -> list[Variant]:
@@ -72,6 +78,7 @@ def _all_levels(point: Point) -> str:
 SEEDS_HINT = "a study's seeds are its `seeds`, as in seeds=[0,1,2]"
 KEYS = {
     "question": str,
+    "command": dict,
     "base": dict,
     "factors": dict,
     "design": str,
@@ -104,8 +111,13 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
             raise UserError(f"seed={override.value} would change nothing: {SEEDS_HINT}")
     factors = _factors(content.get("factors", {}), source)
     base = [Override(key, value, source) for key, value in _keys(content.get("base", {}), f"{source}: base").items()]
-    measure = {f"eval.{key}": value for key, value in content.get("measure", {}).items()}
-    base += [Override(key, value, source) for key, value in measure.items()]
+    seeds = _seeds(content.get("seeds", [0]), f"{seeds_source}: seeds")
+    program, measure = None, content.get("measure", {})
+    if "command" in content:
+        program = command.read(content["command"], len(seeds), source)
+        measure = command.measured(measure, factors, source)
+    else:
+        base += [Override(f"eval.{key}", value, source) for key, value in measure.items()]
     _refuse_shadowed(asked, factors, source)
     design = content.get("design", "grid")
     if design not in DESIGNS:
@@ -123,10 +135,12 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
         base=(*base, *asked),
         factors=factors,
         design=design,
-        seeds=_seeds(content.get("seeds", [0]), f"{seeds_source}: seeds"),
+        seeds=seeds,
         exclude=tuple(_point(point, factors, f"{source}: exclude") for point in content.get("exclude", [])),
         variants=variants,
         identical=_identical(content, source),
+        command=program,
+        measure=measure if program else {},
         source=source,
     )
 

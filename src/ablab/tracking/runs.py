@@ -3,7 +3,8 @@
 Pure functions between the driver's record (plain dictionaries) and what MLflow can hold (short texts, and numbers
 with a step and a time). Notable:
 
-- Metrics are named `what/resolution` (`map50/320`, `flops/320`), curves `train/loss` and `val/map50`.
+- Metrics are named `what/resolution` (`map50/320`, `flops/320`), curves `train/loss` and `val/map50`; those of a
+  command as it named them.
 - Steps of curves count epochs over all phases; times are the stages' own: writing twice writes the same.
 - What a run is made of is hashed into its digest. The variant's place in the study and the commit are not part
   of it: a study that grows renumbers its variants without making them new.
@@ -85,7 +86,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
     params = {
         **{_legal(key): _short(value) for key, value in flatten(config).items()},
         **{_legal(str(key)): _short(value) for key, value in levels.items()},
-        "model": str(variant["model"]),
+        **({"model": str(variant["model"])} if variant["model"] else {}),
     }
     git = study.get("git") or {}
     tags = {
@@ -126,6 +127,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
 def parent_tags(study: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a study's parent run: everything of the study that is not in its children."""
     facts = {k: study[k] for k in ("name", "question", "design", "factors", "baseline", "seeds", "resolutions")}
+    facts |= {k: study[k] for k in ("measure", "command") if k in study}  # of a study over a command
     of_variant = ("index", "name", "levels", "model", "resolutions")
     facts["variants"] = [{k: v[k] for k in of_variant} for v in study["variants"]]
     git = study.get("git") or {}
@@ -174,15 +176,20 @@ def _curves(stages: list[dict[str, Any]]) -> tuple[Curve, list[tuple[str, float,
     """Per-epoch numbers of all phases, end to end: as curves, and as metrics timed evenly over each stage."""
     curve: Curve = {}
     metrics, before = [], 0
-    for stage in _of(stages, "train"):
+    for stage in _of(stages, "train", "command"):
         points = stage["numbers"].get("curve", [])
+        own = stage["kind"] == "command"  # whose numbers keep their names, and NaN: its last number is the result
         for at, point in enumerate(points, start=1):
             time, step = (
                 _ms(stage["started"] + stage["seconds"] * at / len(points)),
-                before + int(point["epoch"]),
+                before + int(point["epoch"] if "epoch" in point else point["step"]),
             )
             for key, value in point.items():
-                if key != "epoch" and _is_number(value):
+                if key in ("epoch", "step"):
+                    continue
+                if own:
+                    metrics.append((_legal(key), _measured(value), time, step))
+                elif _is_number(value):
                     name = _legal(f"{'val' if key.startswith('map') else 'train'}/{key}")
                     metrics.append((name, float(value), time, step))
                     curve.setdefault(name, []).append((step, float(value)))
@@ -198,6 +205,12 @@ def _finals(stages: list[dict[str, Any]]) -> list[tuple[str, float, int, int]]:
         for key, value in numbers.items():
             if key != "imgsz" and _is_number(value):
                 metrics.append((_legal(f"{key}/{numbers['imgsz']}"), float(value), end, 0))
+    for stage in _of(stages, "command"):
+        end = _ms(stage["started"] + stage["seconds"])
+        curved = {key for point in stage["numbers"]["curve"] for key in point}  # whose last point is the number
+        for key, value in stage["numbers"]["values"].items():
+            if key not in curved:
+                metrics.append((_legal(key), _measured(value), end, 0))
     trained = _of(stages, "train")
     if trained:
         end = _ms(trained[-1]["started"] + trained[-1]["seconds"])
@@ -311,6 +324,11 @@ def _short(value: object) -> str:
 def _legal(key: str) -> str:
     """MLflow allows letters, digits and `_ - . / : space` in names; a colon not on every system."""
     return re.sub(r"[^\w.\-/ ]", "_", key, flags=re.ASCII)[:KEY_LIMIT]
+
+
+def _measured(value: float | None) -> float:
+    """A command's number; JSON, and so the store, knows no NaN."""
+    return math.nan if value is None else float(value)
 
 
 def _is_number(value: object) -> bool:
