@@ -32,9 +32,9 @@ def told(store: studies.MemoryStore, plan: Plan) -> list[list[str]]:
     return why(plan, store, store.published(), measured(store), store.read_json("studies/mine.json"))
 
 
-def by_kind(rows: list[list[str]]) -> dict[str, str]:
-    assert len({row[2] for row in rows}) == len(rows)
-    return {row[2]: row[4] for row in rows}
+def of(kind: str, rows: list[list[str]]) -> list[str]:
+    """The reasons of stages of a kind."""
+    return [row[4] for row in rows if kind in row[2].split(", ")]
 
 
 def test_places_say_nothing_that_a_configuration_changes(folder: Path) -> None:
@@ -52,9 +52,8 @@ def test_places_say_nothing_that_a_configuration_changes(folder: Path) -> None:
 
 def test_nothing_ran_before(folder: Path, store: studies.MemoryStore) -> None:
     rows = told(store, studies.plan())
-    assert {row[4] for row in rows} == {NEW}
-    # 3 variants x 2 seeds x 3 phases; one data set
-    assert {row[2]: int(row[0]) for row in rows} == {"data": 1, "smoke": 3, "profile": 3, "train": 18, "evaluate": 6}
+    # one data set, a smoke and a profile for each of 3 variants; for each of 2 seeds 3 phases and an evaluation
+    assert rows == [["31", "3 variants", "data, smoke, profile, train, evaluate", "", NEW]]
 
 
 def test_all_is_in_the_store(folder: Path, store: studies.MemoryStore) -> None:
@@ -66,8 +65,7 @@ def test_a_key_from_the_command_line(folder: Path, store: studies.MemoryStore) -
     rows = told(store, studies.plan(Override("optim.muon_lr", 0.03)))
     changed = "config: optim.muon_lr 0.02 → 0.03 (from the command line)"
     assert rows == [
-        ["3", "3 variants", "smoke", "last sweep", changed],
-        ["6", "3 variants", "train", "last sweep", changed],
+        ["9", "3 variants", "smoke, train", "last sweep", changed],
         ["6", "3 variants", "train", "last sweep", f"{changed}; after: its parent (train phase 1/3) runs"],
         ["6", "3 variants", "train", "last sweep", f"{changed}; after: its parent (train phase 2/3) runs"],
         ["6", "3 variants", "evaluate", "last sweep", "after: its parent (train phase 3/3) runs"],
@@ -77,9 +75,9 @@ def test_a_key_from_the_command_line(folder: Path, store: studies.MemoryStore) -
 def test_a_key_from_an_edited_file_and_from_a_knob(folder: Path, store: studies.MemoryStore) -> None:
     swept(store)
     rows = told(store, studies.plan(Override("model.width", 0.5), Override("schedule.epochs", [4, 2, 3])))
-    smoke = next(row[4] for row in rows if row[2] == "smoke")
+    smoke = of("smoke", rows)[0]
     assert "neck.channels [64, 128, 256] → [128, 256, 512] (from conf/neck/pan_c3.yaml, with model.width=0.5" in smoke
-    last = [row[4] for row in rows if row[2] == "train"][-1]
+    last = of("train", rows)[-1]
     assert "phase.epochs 2 → 3 (from the command line)" in last
 
 
@@ -88,19 +86,19 @@ def test_code_that_changed_appeared_and_went(folder: Path, store: studies.Memory
     edit("helper", "scale = 2\n")
     rows = told(store, studies.plan())
     assert {row[1] for row in rows} == {"stem=conv"}
-    assert by_kind(rows[:3])["profile"] == "code: helper changed"
+    assert of("profile", rows) == of("smoke", rows) == ["code: helper changed"]
+    assert of("evaluate", rows) == ["code: helper changed; after: its parent (train phase 3/3) runs"]
     edit("other", "scale = 1\n")
     edit("my_parts", PART.replace("helper", "other"))
-    found = {row[2]: row[4] for row in told(store, studies.plan())}
-    assert found["profile"] == "code: helper gone, my_parts changed, other appeared"
+    assert of("profile", told(store, studies.plan())) == ["code: helper gone, my_parts changed, other appeared"]
 
 
 def test_data_whose_content_changed(folder: Path, store: studies.MemoryStore) -> None:
     swept(store)
-    found = {row[2]: row[4] for row in told(store, studies.plan(data=studies.described(train="more")))}
-    assert found["data"] == "data: content of train, val changed"
-    assert found["train"].startswith("data: content of train changed")
-    assert found["evaluate"] == "after: its parent (train phase 3/3) runs"  # val is as it was
+    rows = told(store, studies.plan(data=studies.described(train="more")))
+    assert of("data", rows) == ["data: content of train, val changed"]
+    assert of("train", rows)[0] == "data: content of train changed"
+    assert of("evaluate", rows) == ["after: its parent (train phase 3/3) runs"]  # val is as it was
 
 
 def test_a_library(folder: Path, store: studies.MemoryStore, monkeypatch: Any) -> None:
@@ -120,8 +118,8 @@ def test_a_new_level_is_compared_with_the_baseline(folder: Path, store: studies.
     rows = told(store, studies.plan())
     assert {(row[1], row[3]) for row in rows} == {("stem=big", "baseline")}
     expected = "config: stem Focus → ConvStem (from sweeps/mine.yaml, stem=big); code: "
-    assert by_kind(rows[:2])["smoke"].startswith(expected)
-    assert "ablab.models.stems.conv appeared, ablab.models.stems.focus gone" in by_kind(rows[:2])["smoke"]
+    assert of("smoke", rows)[0].startswith(expected)
+    assert "ablab.models.stems.conv appeared, ablab.models.stems.focus gone" in of("smoke", rows)[0]
 
 
 def test_a_new_seed_is_compared_with_the_nearest_result(folder: Path, store: studies.MemoryStore) -> None:
@@ -143,3 +141,14 @@ def test_planned_but_not_reached(folder: Path, store: studies.MemoryStore) -> No
     save(store, plan)
     store.finish(stage for stage in plan.stages.values() if stage.kind != "evaluate")
     assert [row[3:] for row in told(store, studies.plan())] == [["last sweep", NOT_REACHED]]
+
+
+def test_a_thousand_reasons_are_cut_short(folder: Path, store: studies.MemoryStore) -> None:
+    swept(store)
+    levels = ", ".join(f"c{i}: {{optim.clip: {i}.5}}" for i in range(1, 71))
+    text = Path("sweeps/mine.yaml").read_text().replace("seeds: [0, 1]", "seeds: [0]")
+    studies.write(text.replace("factors:", f"factors:\n  clip: {{usual: {{}}, {levels}}}"))
+    rows = told(store, studies.plan())
+    assert len(rows) == 61
+    assert rows[-1][4].startswith("and ")
+    assert sum(int(row[0]) for row in rows) == 70 * 5  # smoke, 3 phases, evaluate

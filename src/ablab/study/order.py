@@ -32,11 +32,11 @@ def order(plan: Plan, seconds: Mapping[str, float], slots: int) -> list[str]:
     parents = {parent for f in others for parent in plan.stages[f].inputs.values()}
     reads = {f: f not in parents and _reads(plan, plan.stages[f]) for f in others}
     readable = checks + sorted(others, key=lambda f: (turn.get(f, 0), not reads[f], -remaining[f]))
-    if len(seeds) < 2 and not any(reads.values()):
+    takes = makespan(plan, readable, seconds, slots)
+    if takes <= TOLERATED * bound(plan, seconds, slots):  # no order is that much better
         return readable
     critical = checks + sorted(others, key=lambda f: -remaining[f])
-    slow = makespan(plan, readable, seconds, slots) > TOLERATED * makespan(plan, critical, seconds, slots)
-    return critical if slow else readable
+    return critical if takes > TOLERATED * makespan(plan, critical, seconds, slots) else readable
 
 
 def makespan(plan: Plan, order: Sequence[str], seconds: Mapping[str, float], slots: int) -> float:

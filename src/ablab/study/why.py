@@ -15,8 +15,8 @@ from ablab.study.places import before, kind_of, places
 from ablab.study.plan import Plan, Replicate, Stage
 
 NEAREST_OF = 50  # so many of the latest results of a kind are looked at for the nearest
-TOLD_ORIGINS = 200  # rows for which the file behind a key is looked up: it costs a composition each
-HEADERS = ["stages", "variants", "kind", "compared with", "why"]
+MOST_ROWS = 60  # reasons that have a row of their own
+HEADERS = ["stages", "variants", "kinds", "compared with", "why"]
 
 # Keys that a stage is handed, and the configuration's that they are made of.
 OF_A_STAGE = {"imgsz": "eval.resolutions", "split": "eval.split"}
@@ -32,6 +32,7 @@ class _Group:
     stage: Stage
     replicate: Replicate
     found: Differences | None
+    kinds: dict[str, None]
     fingerprints: set[str]
     variants: set[str]
 
@@ -47,27 +48,36 @@ def why(
     `places.document` made of the last sweep, None if there was none.
     """
     judge = _Judge(plan, store, published, before(last, published), history)
-    grouped: dict[tuple[str, str, str], _Group] = {}
-    seen: dict[str, tuple[str, str, str]] = {}
+    grouped: dict[tuple[str, str], _Group] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for replicate, place, fingerprint in _placed(plan):
         if fingerprint in published:
             continue
         if fingerprint not in seen:
             stage = plan.stages[fingerprint]
             against, found, reason = judge(place, stage)
-            seen[fingerprint] = (stage.kind, against, reason)
-            grouped.setdefault(seen[fingerprint], _Group(stage, replicate, found, set(), set()))
+            seen[fingerprint] = (against, reason)
+            grouped.setdefault(seen[fingerprint], _Group(stage, replicate, found, {}, set(), set()))
         group = grouped[seen[fingerprint]]
+        group.kinds[plan.stages[fingerprint].kind] = None
         group.fingerprints.add(fingerprint)
         group.variants.add(replicate.variant.name)
     rows = []
-    for number, ((kind, against, reason), group) in enumerate(grouped.items()):
-        if group.found and group.found.config and number < TOLD_ORIGINS:
+    for (against, reason), group in list(grouped.items())[:MOST_ROWS]:
+        if group.found and group.found.config:
             reason = _worded(group.stage, group.found, published, plan, group.replicate)
-        names = len(group.variants)
-        who = f"{names} variants" if names > 1 else next(iter(group.variants))
-        rows.append([str(len(group.fingerprints)), who, kind, against, reason])
+        rows.append([str(len(group.fingerprints)), _who(group.variants), ", ".join(group.kinds), against, reason])
+    if more := list(grouped.values())[MOST_ROWS:]:
+        stages, variants = set[str](), set[str]()
+        for group in more:
+            stages |= group.fingerprints
+            variants |= group.variants
+        rows.append([str(len(stages)), _who(variants), "", "", f"and {len(more)} more reasons"])
     return rows
+
+
+def _who(variants: set[str]) -> str:
+    return f"{len(variants)} variants" if len(variants) > 1 else next(iter(variants))
 
 
 def _placed(plan: Plan) -> list[tuple[Replicate, str, str]]:
