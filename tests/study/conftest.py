@@ -10,8 +10,6 @@ import studies
 
 from ablab.study import fingerprint
 
-PART = "from helper import scale\n\n\nclass Mine:\n    channels = 8\n"
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -19,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "conf" / "stem").mkdir(parents=True)
     (tmp_path / "conf" / "stem" / "mine.yaml").write_text("_target_: my_parts.Mine\nchannels: 8\n")
     (tmp_path / "helper.py").write_text("scale = 1\n")
-    (tmp_path / "my_parts.py").write_text(PART)
+    (tmp_path / "my_parts.py").write_text(studies.PART)
     fingerprint._code.cache_clear()
     fingerprint._scan.cache_clear()
     studies.write(studies.SMALL.replace("{stem: conv3x3}", "{stem: mine}"))

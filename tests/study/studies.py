@@ -13,6 +13,7 @@ from ablab.config import Override
 from ablab.study.plan import Plan, Stage, compile
 from ablab.study.study import load
 
+PART = "from helper import scale\n\n\nclass Mine:\n    channels = 8\n"
 SMALL = """
 question: Is it worth it?
 base: {model: yolov5n, schedule: constant, schedule.imgsz: 64, schedule.epochs: [4, 2, 2], eval.every: 0}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from conftest import PART
 
 from ablab.config import Override
 from ablab.study import places
@@ -29,7 +28,7 @@ def accepted(store: studies.MemoryStore, plan: Plan) -> list[Any]:
 
 def test_after_a_refactoring_nothing_runs(folder: Path, store: studies.MemoryStore, edit: Any) -> None:
     before = swept(store)
-    edit("my_parts", PART + "\n\ndef unused():\n    pass\n")
+    edit("my_parts", studies.PART + "\n\ndef unused():\n    pass\n")
     plan = studies.plan()
     missing = [f for f in plan.stages if not store.has(f)]
     # 1 variant: smoke, profile and, for each of 2 seeds, 3 phases and 1 evaluation
@@ -58,7 +57,7 @@ def test_kept_twice_is_a_chain(folder: Path, store: studies.MemoryStore, edit: A
     plan = swept(store)
     for number in (1, 2):
         chain.append(next(f for f, s in plan.stages.items() if s.kind == "evaluate" and "my_parts" in s.modules))
-        edit("my_parts", PART.replace("8", str(8 + number)))
+        edit("my_parts", studies.PART.replace("8", str(8 + number)))
         plan = studies.plan()
         accepted(store, plan)
         swept(store)
@@ -87,7 +86,7 @@ def test_a_parent_alone_that_was_kept(folder: Path, store: studies.MemoryStore, 
 
 def test_what_differs_in_more_than_code_runs(folder: Path, store: studies.MemoryStore, edit: Any) -> None:
     swept(store)
-    edit("my_parts", PART + "x = 1\n")
+    edit("my_parts", studies.PART + "x = 1\n")
     plan = studies.plan(Override("optim.clip", 5.0), data=studies.described(train="more"))
     kept = accepted(store, plan)
     by_kind = {one.stage.kind: one.refused for one in kept if "my_parts" in one.stage.modules}
@@ -102,7 +101,7 @@ def test_what_differs_in_more_than_code_runs(folder: Path, store: studies.Memory
 
 def test_another_library_runs(folder: Path, store: studies.MemoryStore, edit: Any) -> None:
     swept(store, versions={"torch": "0.1"})
-    edit("my_parts", PART + "x = 1\n")
+    edit("my_parts", studies.PART + "x = 1\n")
     assert {one.refused for one in accepted(store, studies.plan())} == {"libraries: not the older result's"}
 
 

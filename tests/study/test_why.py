@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from conftest import PART
 
 from ablab.config import Override
 from ablab.study import places
@@ -89,7 +88,7 @@ def test_code_that_changed_appeared_and_went(folder: Path, store: studies.Memory
     assert of("profile", rows) == of("smoke", rows) == ["code: helper changed"]
     assert of("evaluate", rows) == ["code: helper changed; after: its parent (train phase 3/3) runs"]
     edit("other", "scale = 1\n")
-    edit("my_parts", PART.replace("helper", "other"))
+    edit("my_parts", studies.PART.replace("helper", "other"))
     assert of("profile", told(store, studies.plan())) == ["code: helper gone, my_parts changed, other appeared"]
 
 

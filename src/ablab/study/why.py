@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ablab.config import Override, compose
+from ablab.config import groups, Override, compose
 from ablab.config.base import is_shared
 from ablab.stages.declare import PARTS
 from ablab.store import Store
@@ -188,7 +188,8 @@ def _origin(key: str, owner: Replicate) -> str:
         return _set(key, owner)
     if top == "phase" and any(override.key.startswith("schedule.") for override in overrides):
         return _set("schedule", owner, below=True)
-    knobs = [f"{o.key}={o.value} from {o.source}" for o in overrides if top in PARTS and is_shared(o.key)]
+    known = groups()
+    knobs = [f"{o.key}={o.value} from {o.source}" for o in overrides if top in PARTS and is_shared(o.key, known)]
     return f" (from {compose(overrides).origin(key)}{''.join(f', with {knob}' for knob in knobs)})"
 
 
