@@ -16,6 +16,7 @@ from ablab.config import Override, compose, flatten, groups, parse, yaml_names
 from ablab.errors import UserError, nearest
 
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+MOST_ROWS = 200  # that `plan` prints: nobody reads more
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,18 +69,20 @@ def plan(words: list[str]) -> int:
     print(f"design {study.design}, seeds {', '.join(map(str, study.seeds))}")
     engine = config_of(compiled)["engine"]
     print(f"device {engine['device']}, {engine['precision']}, {engine['threads']} threads: part of every result\n")
+    published = {fingerprint for fingerprint in compiled.stages if store.has(fingerprint)}
     seen: set[str] = set()
     rows = []
-    to_run = 0
     for replicate in compiled.replicates:
         counts = {"to run": 0, "in the store": 0, "shared": 0}
         for fingerprint in replicate.stages:
-            done = store.has(fingerprint)
+            done = fingerprint in published
             counts["shared" if fingerprint in seen else "in the store" if done else "to run"] += 1
             seen.add(fingerprint)
-        to_run += counts["to run"]
         rows.append([replicate.variant.name, replicate.seed, *counts.values()])
+    if rest := rows[MOST_ROWS:]:
+        rows[MOST_ROWS:] = [[f"and {len(rest):,} more", "", *(sum(row[at] for row in rest) for at in (2, 3, 4))]]
     print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
+    to_run = len(compiled.stages) - len(published)
     print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.root)}")
     for left_out, equal in compiled.duplicates:
         print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")

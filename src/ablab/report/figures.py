@@ -14,6 +14,7 @@ from ablab.report.rows import Row
 Points = Sequence[tuple[int, float]]  # (epoch, value)
 MARKERS = "osD^vP"  # one an input size
 COLOURS = [f"C{n}" for n in range(10)]
+MOST_NAMED = 100  # rows or variants with their names in a picture: more cover each other, and take a minute to draw
 
 
 def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
@@ -43,7 +44,8 @@ def tradeoff(table: Sequence[Row], baseline: str, file: Path) -> bool:
             linestyle="none",
             zorder=3 if row.variant == baseline else 2,
         )
-        axes.annotate(row.id, (x, y), (5, 4), textcoords="offset points", fontsize="small")
+        if len(points) <= MOST_NAMED:
+            axes.annotate(row.id, (x, y), (5, 4), textcoords="offset points", fontsize="small")
     for place, size in enumerate(sizes):
         marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
         axes.plot([], [], marker, color=colour, label=f"{size} px")
@@ -78,7 +80,8 @@ def curves(losses: Mapping[str, Sequence[Points]], scores: Mapping[str, Sequence
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+    if len(labels) <= MOST_NAMED:
+        figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(file)
     return True
 
