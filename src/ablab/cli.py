@@ -71,7 +71,7 @@ def plan(words: list[str]) -> int:
     print(f"device {engine['device']}, {engine['precision']}, {engine['threads']} threads: part of every result\n")
     published = {fingerprint for fingerprint in compiled.stages if store.has(fingerprint)}
     seen: set[str] = set()
-    rows = []
+    rows: list[list[Any]] = []
     for replicate in compiled.replicates:
         counts = {"to run": 0, "in the store": 0, "shared": 0}
         for fingerprint in replicate.stages:
