@@ -16,6 +16,7 @@ from ablab.config import Override, compose, flatten, groups, parse, yaml_names
 from ablab.errors import UserError, nearest
 
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+MOST_ROWS = 200  # that `plan` prints: nobody reads more
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,18 +71,20 @@ def plan(words: list[str]) -> int:
     engine = config_of(compiled)["engine"]
     decided = "" if study.command else f"device {engine['device']}, {engine['precision']}, "
     print(f"{decided}{engine['threads']} threads: part of every result\n")
+    published = store.published()
     seen: set[str] = set()
-    rows = []
-    to_run = 0
+    rows: list[list[Any]] = []
     for replicate in compiled.replicates:
         counts = {"to run": 0, "in the store": 0, "shared": 0}
         for fingerprint in replicate.stages:
-            done = store.has(fingerprint)
+            done = fingerprint in published
             counts["shared" if fingerprint in seen else "in the store" if done else "to run"] += 1
             seen.add(fingerprint)
-        to_run += counts["to run"]
         rows.append([replicate.variant.name, replicate.seed, *counts.values()])
+    if rest := rows[MOST_ROWS:]:
+        rows[MOST_ROWS:] = [[f"and {len(rest):,} more", "", *(sum(row[at] for row in rest) for at in (2, 3, 4))]]
     print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
+    to_run = len(compiled.stages.keys() - published)
     print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.local) if store.on_disk else store.url}")
     for left_out, equal in compiled.duplicates:
         print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")

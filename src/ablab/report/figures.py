@@ -16,6 +16,7 @@ from ablab.report.statistics import Estimate
 Points = Sequence[tuple[int, float]]  # (epoch, value)
 MARKERS = "osD^vP"  # one an input size
 COLOURS = [f"C{n}" for n in range(10)]
+MOST_NAMED = 100  # rows or variants with their names in a picture: more cover each other, and take a minute to draw
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def tradeoff(table: Sequence[Row], x: Axis, y: Axis, baseline: str, file: Path) 
             linestyle="none",
             zorder=3 if row.variant == baseline else 2,
         )
-        axes.annotate(row.id, at, (5, 4), textcoords="offset points", fontsize="small")
+        if len(points) <= MOST_NAMED:
+            axes.annotate(row.id, at, (5, 4), textcoords="offset points", fontsize="small")
     for place, size in enumerate(sizes):
         marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
         if size:
@@ -100,7 +102,8 @@ def curves(panels: Sequence[Panel], file: Path) -> bool:
         shown.xaxis.set_major_locator(MaxNLocator(integer=True))
         shown.grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+    if len(labels) <= MOST_NAMED:
+        figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(file)
     return True
 

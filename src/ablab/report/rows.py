@@ -69,11 +69,14 @@ def rows(study: Mapping[str, Any], data: pd.DataFrame) -> list[Row]:
         for _, group in sorted(data.groupby(["index", "imgsz"], sort=True, dropna=False), key=lambda item: item[0])
     ]
     indices = sorted({row.index for row in bare})
+    places = {index: place for place, index in enumerate(indices)}
     baseline = next((row.index for row in bare if row.variant == study["baseline"]), None)
-    by_index = {index: {row.imgsz: row for row in bare if row.index == index} for index in indices}
+    by_index: dict[int, dict[int, Row]] = {}
+    for row in bare:
+        by_index.setdefault(row.index, {})[row.imgsz] = row
     compared = []
     for row in bare:
-        place = indices.index(row.index)
+        place = places[row.index]
         previous = indices[place - 1] if place and study["design"] == "ladder" else None
         compared.append(
             Row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ablab.config import groups, Override, compose
+from ablab.config import Override, compose, groups
 from ablab.config.base import is_shared
 from ablab.stages.declare import PARTS
 from ablab.store import Store
