@@ -73,7 +73,7 @@ def test_an_end_leaves_a_summary(tmp_path: Path) -> None:
     stays(screen)
     assert "progressive: finished after 0:" in screen.text()
     assert "1 done · 1 failed" in screen.text()
-    assert screen.text().splitlines()[-2].startswith("  failed: tail=none: phase 1/1")
+    assert screen.text().splitlines()[-1].startswith("  failed: tail=none: phase 1/1")
 
 
 def test_an_exception_leaves_the_terminal_clean(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ class Lines:
         if not told:
             return []
         past = words.clock(event["at"] - self._state.first["at"])
-        return [f"{past:>5} [{self._state.finished}/{self._state.first['stages']}] {told}"]
+        stages = str(self._state.first["stages"])
+        return [f"{past:>5} [{self._state.finished:>{len(stages)}}/{stages}] {told}"]
 
     def _words(self, event: dict[str, Any]) -> str:
         happening = event["event"]

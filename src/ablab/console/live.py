@@ -53,7 +53,8 @@ def head(state: State) -> Text:
 def foot(state: State, now: float, width: int) -> tuple[Text, Text]:
     """The bar of the whole sweep, and the counts."""
     share, left = state.share(now), state.left(now)
-    told = f" {int(100 * share):3d} %  {words.clock(now - state.first['at'])} so far"
+    past = words.clock(now - state.first["at"])
+    told = f" {int(100 * share):3d} %  " + (f"in {past}" if state.end else f"{past} so far")
     if left is not None and state.end is None:
         told += f", about {words.clock(left)} left"
         if width >= ROOMY:

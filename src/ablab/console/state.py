@@ -82,6 +82,7 @@ class State:
         happening, fingerprint = event["event"], event.get("fingerprint", "")
         if happening == "end":
             self.end = event
+            self.running.clear()  # what was at work goes on when the command is given again
             return
         work = self.running.get(fingerprint)
         if happening == "progress":
