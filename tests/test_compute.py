@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
 import cv2
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from ablab.compute import as_float, check_size, memory_explained, prepare
-from ablab.errors import UserError
+from ablab.errors import OutOfMemoryError, UserError
 
 
 def test_threads_are_what_was_granted() -> None:
@@ -17,6 +25,41 @@ def test_threads_are_what_was_granted() -> None:
     prepare(tiny.ENGINE)
     assert torch.get_num_threads() == cv2.getNumThreads() == 1
     assert torch.are_deterministic_algorithms_enabled()
+
+
+EVERYTHING_LOADED = """
+import json, os, sys
+import numpy, scipy.linalg, sklearn.datasets, torch, cv2, threadpoolctl
+from ablab.compute import prepare
+from ablab.evaluation import ap
+
+def pools():
+    known = threadpoolctl.threadpool_info()
+    return {f"{pool['internal_api']} {pool['filepath']}": pool["num_threads"] for pool in known}
+
+before = pools()
+prepare({"device": "cpu", "precision": "fp32", "threads": 1})
+numpy.ones((300, 300)) @ numpy.ones((300, 300))
+threads = set(os.listdir("/proc/self/task"))
+box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+truth = {"images": [{"id": 1, "width": 9, "height": 9}], "categories": [{"id": 1, "name": "a"}],
+         "annotations": [box | {"id": 1, "area": 81, "iscrowd": 0}]}
+ap.evaluate(truth, [box | {"score": 0.5}])
+print(json.dumps({"before": before, "after": pools(), "torch": torch.get_num_threads(), "cv2": cv2.getNumThreads(),
+                  "hotcoco": len(set(os.listdir("/proc/self/task")) - threads)}))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them")
+def test_every_library_of_a_worker_has_the_threads_it_was_granted() -> None:
+    several = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "2")
+    child = subprocess.run(
+        [sys.executable, "-c", EVERYTHING_LOADED], env=os.environ | several, capture_output=True, text=True, check=True
+    )
+    found = json.loads(child.stdout)
+    assert {"openblas", "openmp"} <= {pool.split()[0] for pool in found["before"]}
+    assert set(found["before"].values()) == {2}
+    assert set(found["after"].values()) == {found["torch"]} == {found["cv2"]} == {found["hotcoco"]} == {1}
 
 
 def test_precision_of_a_convolution() -> None:
@@ -64,8 +107,45 @@ def test_sizes() -> None:
             check_size(size, 32)
 
 
-def test_other_runtime_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), memory_explained("x"):
-        raise RuntimeError("shapes differ")
-    with pytest.raises(UserError, match="out of memory with x"), memory_explained("x"):
-        raise MemoryError
+def test_other_errors_stay_what_they_are() -> None:
+    for error in (RuntimeError("shapes differ"), OSError(errno.ENOSPC, "full"), KeyError("out of memory")):
+        with pytest.raises(type(error)) as raised, memory_explained("x"):
+            raise error
+        assert raised.value is error
+    with pytest.raises(UserError, match="no such thing") as told, memory_explained("x"):
+        raise UserError("no such thing: out of memory")
+    assert type(told.value) is UserError
+
+
+def no_memory() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: torch.empty(2**62, dtype=torch.uint8),
+        lambda: np.empty(2**60, np.uint8),
+        lambda: cv2.resize(np.zeros((9, 9, 3), np.uint8), (2**20, 2**22)),
+        lambda: bytearray(2**62),
+        no_memory,
+    ],
+    ids=["torch", "numpy", "OpenCV", "Python", "the system"],
+)
+def test_out_of_memory_is_told_whoever_ran_out_of_it(ask: Callable[[], object]) -> None:
+    with pytest.raises(OutOfMemoryError, match="out of memory with batch=8; smaller"), memory_explained("batch=8"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory: you tried to ..."),
+    ],
+)
+def test_messages_of_machines_that_are_not_here(error: Exception) -> None:
+    with pytest.raises(OutOfMemoryError), memory_explained("x"):
+        raise error

@@ -139,3 +139,18 @@ def test_cells_cannot_break_the_table() -> None:
 
 def test_the_record_survives_json() -> None:
     assert json.loads(json.dumps(made.ladder())) == made.ladder()
+
+
+def test_the_footnote_tells_micro_batches_of_the_rows_that_had_them(tmp_path: Path) -> None:
+    study = made.ladder()
+    for seeded in study["variants"][2]["replicates"]:
+        for stage in seeded["stages"]:
+            if stage["kind"] == "train":
+                stage["numbers"] |= {"micro_batch": 4}
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking.record(study, uri)
+    text = render(uri, STUDY, tmp_path / "report").read_text()
+    assert "Training of 02: " in text
+    (line,) = (line for line in text.splitlines() if "micro-batches" in line)
+    assert line.startswith("- Training of 02: ")
+    assert "batch 8, in micro-batches of 4 (BatchNorm sees those), " in line

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from ablab.data import dataset, form
-from ablab.errors import UserError
-from ablab.evaluation import ap
-from ablab.stages import evaluate, train
+from ablab.errors import OutOfMemoryError, UserError
+from ablab.evaluation import ap, predict
+from ablab.stages import evaluate, profile, smoke, train
 from ablab.stages.declare import KINDS
 
 
@@ -73,6 +73,98 @@ def test_two_phases_and_their_evaluation(tmp_path: Path) -> None:
     assert numbers["map50"] == first["curve"][-1]["map50"]  # the last epoch's validation, by the published weights
     assert len(json.loads((out / "curves.json").read_text())["recall"]) == 101
     json.dumps(numbers, allow_nan=False)
+
+
+def parts(config: dict[str, Any], lengths: list[int], folder: Path) -> tuple[list[dict[str, Any]], Path]:
+    """The parts of an open-ended phase, each a stage: their numbers, and the last one's folder."""
+    numbers, start, inputs = [], 0, {}
+    for part, epochs in enumerate(lengths):
+        phase = config["phase"] | {"epochs": epochs, "start_epoch": start, "part": part}
+        one, out = run(config | {"phase": phase}, folder / str(part), **inputs)
+        numbers.append(one)
+        start, inputs = start + epochs, {"previous": out}
+    return numbers, out
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """What a part leaves for the next one, optimisers and all, but for its curve."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return {key: value for key, value in state.items() if key != "curve"}
+
+
+@pytest.mark.parametrize("optimiser", ["few_steps", "sgd", "adamw"])
+def test_more_epochs_of_an_open_end_are_those_of_a_longer_one_to_the_bit(tmp_path: Path, optimiser: str) -> None:
+    config = tiny.config(f"optim={optimiser}", "optim.warmup_epochs=3", "eval.every=1", "data.train=9")
+    straight, whole = parts(config, [4], tmp_path / "straight")
+    numbers, last = parts(config, [2, 1, 1], tmp_path / "parts")
+    rows = [row | {"epoch": epoch} for epoch, row in enumerate((r for n in numbers for r in n["curve"]), 1)]
+    assert rows == straight[0]["curve"]
+    assert sum(one["steps"] for one in numbers) == straight[0]["steps"] == 8
+    assert {one["warmup_steps"] for one in (*numbers, *straight)} == {6}
+    a, b = load_file(whole / "weights.safetensors"), load_file(last / "weights.safetensors")
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    torch.testing.assert_close(everything(whole), everything(last), rtol=0, atol=0)
+
+
+def test_a_part_that_was_killed_goes_on_too(tmp_path: Path) -> None:
+    config = tiny.config("eval.every=0")
+    _, first = parts(config, [1], tmp_path / "first")
+    part = config | {"phase": config["phase"] | {"epochs": 2, "start_epoch": 1, "part": 1}}
+    _, straight = run(part, tmp_path / "straight", previous=first)
+
+    def killed(event: dict[str, Any]) -> None:
+        if event.get("message", "").startswith("epoch 1/2"):
+            raise KeyboardInterrupt
+
+    out, work = tmp_path / "killed", tmp_path / "work"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train.run(declared("train", part), {"previous": first}, out, work, killed)
+    numbers = train.run(declared("train", part), {"previous": first}, out, work, lambda _: None)
+    assert numbers["steps"] == 8
+    a, b = load_file(straight / "weights.safetensors"), load_file(out / "weights.safetensors")
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_after_a_part_that_diverged_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+    config = tiny.config("optim=sgd", "optim.lr=1e30", "eval.every=0")
+    numbers, last = parts(config, [2, 2], tmp_path)
+    assert [one["diverged"] for one in numbers] == [True, True]
+    assert (numbers[1]["epochs"], numbers[1]["steps"], numbers[1]["curve"]) == (0, 0, [])
+    a, b = load_file(tmp_path / "0" / "out" / "weights.safetensors"), load_file(last / "weights.safetensors")
+    assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+    assert [file.name for file in last.iterdir()] == ["weights.safetensors"]
+
+
+def test_numbers_say_what_batchnorm_saw(tmp_path: Path) -> None:
+    numbers, _ = run(tiny.config("schedule.epochs=1", "optim.micro_batch=2"), tmp_path)
+    assert (numbers["batch"], numbers["micro_batch"], numbers["steps"]) == (4, 2, 4)
+
+
+def test_evaluation_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "TELL_EVERY", 0.0)
+    config = tiny.config("schedule.epochs=1")
+    _, weights = run(config, tmp_path)
+    events: list[dict[str, Any]] = []
+    config["eval"] = config["eval"] | {"batch": 4}
+    evaluate.run(declared("evaluate", config), {"weights": weights}, tmp_path, tmp_path, events.append)
+    assert events[:2] == [{"images": 4, "total": 6}, {"images": 6, "total": 6}]
+
+
+def test_out_of_memory_before_the_first_step_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(dataset, "load", full)
+    config = tiny.config()
+    with pytest.raises(OutOfMemoryError, match=r"optim\.batch=4 at imgsz=64"):
+        run(config, tmp_path / "train")
+    with pytest.raises(OutOfMemoryError, match=r"eval\.batch=16 at imgsz=64"):
+        evaluate.run(declared("evaluate", config), {"weights": tmp_path}, tmp_path, tmp_path, lambda _: None)
+    for module in (profile, smoke):
+        monkeypatch.setattr(module, "build", full)
+        with pytest.raises(OutOfMemoryError):
+            module.run(config | {"sizes": [64]}, {}, tmp_path, tmp_path, lambda _: None)
 
 
 def test_first_biases_are_the_data_s(tmp_path: Path) -> None:

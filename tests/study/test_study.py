@@ -86,6 +86,28 @@ def test_phases_are_shared_exactly_as_far_as_they_are_equal(write) -> None:
     assert constant[2] != large[2]  # equal settings, another parent
 
 
+def test_more_epochs_of_an_open_end_share_what_was_trained(write) -> None:
+    write(
+        GOOD.replace("schedule: constant", "schedule: open_ended").replace("[1, 1, 1]", "25").replace("[0, 1]", "[0]")
+    )
+
+    def trainings(*overrides: Override) -> list[list[str]]:
+        found = plan(*overrides)
+        return [[f for f in r.stages if found.stages[f].kind == "train"] for r in found.replicates]
+
+    found = plan()
+    labels = [found.stages[f].label for f in trainings()[0]]
+    assert labels == [f"phase 1/1, epochs {n} at 64 px, seed 0" for n in ("1 to 10", "11 to 20", "21 to 25")]
+    phases = [found.stages[f].config["phase"] for f in trainings()[0]]
+    assert [(p["epochs"], p["start_epoch"], p["part"]) for p in phases] == [(10, 0, 0), (10, 10, 1), (5, 20, 2)]
+    for shorter, longer in zip(trainings(), trainings(Override("schedule.epochs", 40)), strict=True):
+        assert shorter[:2] == longer[:2]
+        assert len(set(shorter) & set(longer)) == 2
+    first, second = ([found.stages[f] for f in chain] for chain in trainings()[:2])
+    assert [stage.inputs.get("previous") for stage in first] == [None, *(stage.fingerprint for stage in first[:2])]
+    assert not {s.fingerprint for s in first} & {s.fingerprint for s in second}
+
+
 def test_exclude_and_seeds_from_the_command_line(write) -> None:
     write(GOOD + "exclude: [{stem: conv, head: half}]\n")
     found = plan(Override("seeds", [7]))

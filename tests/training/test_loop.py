@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ablab.data import dataset, form
 from ablab.data.loader import Batch, Loader
-from ablab.errors import UserError
+from ablab.errors import OutOfMemoryError
 from ablab.evaluation import ap
 from ablab.evaluation.predict import predict
 from ablab.models.detector import build
@@ -215,7 +215,7 @@ def test_out_of_memory_names_the_keys(tmp_path: Path) -> None:
 
     detector.forward = forward
     keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
-    with pytest.raises(UserError, match=r"out of memory with optim\.batch=4 at imgsz=64"):
+    with pytest.raises(OutOfMemoryError, match=r"out of memory with optim\.batch=4 at imgsz=64"):
         loop.train(
             detector,
             make_loader(config),
@@ -226,6 +226,102 @@ def test_out_of_memory_names_the_keys(tmp_path: Path) -> None:
             emit=lambda _: None,
             **keys,
         )
+
+
+def test_events_tell_speed_and_loss_but_the_curve_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TELL_EVERY", 0.0)
+    config = tiny.config("schedule.epochs=2")
+    _, numbers, events = run(config, tmp_path)
+    within = [event for event in events if "message" not in event]
+    assert [(e["epoch"], e["step"], e["epochs"], e["steps"]) for e in within] == [
+        (epoch, step, 2, 4) for epoch in (1, 2) for step in (1, 2, 3, 4)
+    ]
+    after = [event for event in events if "message" in event]
+    for event, row, last in zip(after, numbers["curve"], (within[3], within[7]), strict=True):
+        assert row.items() <= event.items()
+        assert event.keys() - row.keys() == {"message", "epochs", "images_per_second", "at"}
+        assert last["loss"] == pytest.approx(row["loss"])  # after the last step the mean so far is the epoch's
+    assert all(event["images_per_second"] > 0 for event in events)
+    monkeypatch.setattr(loop, "TELL_EVERY", 1e9)
+    _, silent, events = run(config, tmp_path / "silent")
+    assert len(events) == 2
+    assert silent == numbers
+
+
+class Dots(nn.Module):
+    """A detector without BatchNorm, in float64 so that only the losses round: how many boxes an image has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x.double()).relu()).mean((2, 3))
+
+    def loss(self, raw: Tensor, targets: Tensor, progress: float) -> dict[str, Tensor]:
+        boxes = torch.bincount(targets[:, 0].long(), minlength=len(raw)).float()
+        return {"count": (raw[:, 0] - boxes).square().mean(), "size": (raw[:, 1] - 1).square().mean()}
+
+
+@pytest.mark.parametrize("part", [1, 2, 4])
+def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """Of 9 images: a batch of 4 and one of 5, so that parts are uneven too."""
+    found: dict[str, Any] = {}
+    clip = nn.utils.clip_grad_norm_
+    for name, micro in (("whole", "null"), ("parts", part)):
+        config = tiny.config("optim=sgd", f"optim.micro_batch={micro}", "data.train=9", "schedule.epochs=1")
+        torch.manual_seed(0)
+        detector, gradients, sizes = Dots(), [], []
+        detector.first.register_forward_hook(lambda *call: sizes.append(len(call[2])))  # noqa: B023
+
+        def watched(parameters: Any, most: float) -> Tensor:
+            parameters = list(parameters)
+            gradients.append([p.grad.clone() for p in parameters])  # noqa: B023
+            return clip(parameters, most)
+
+        monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
+        keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
+        folder = tmp_path / name
+        numbers = loop.train(
+            detector,
+            make_loader(config),
+            lambda *_: {},
+            phase=config["phase"],
+            seed=0,
+            work=folder,
+            emit=lambda _: None,
+            **keys,
+        )
+        found[name] = gradients, sizes, numbers, detector.state_dict()
+    whole, parts = found["whole"], found["parts"]
+    assert whole[1] == [4, 5]
+    assert parts[1] == {1: [1] * 9, 2: [2, 2, 2, 3], 4: [4, 5]}[part]
+    assert len(whole[0]) == len(parts[0]) == 2  # one clip, one step a batch
+    for one, other in zip(whole[0], parts[0], strict=True):
+        scale = max(float(gradient.abs().max()) for gradient in one)
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6 * scale)
+    assert parts[2]["steps"] == 2
+    assert parts[2]["curve"][0]["loss"] == pytest.approx(whole[2]["curve"][0]["loss"], rel=1e-6)
+    for name, tensor in whole[3].items():
+        torch.testing.assert_close(tensor, parts[3][name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_micro_batch_of_the_whole_changes_no_bit(tmp_path: Path) -> None:
+    whole, numbers, _ = run(tiny.config("schedule.epochs=1"), tmp_path / "whole")
+    same, numbers_again, _ = run(tiny.config("schedule.epochs=1", "optim.micro_batch=4"), tmp_path / "same")
+    assert numbers == numbers_again
+    assert all(torch.equal(tensor, same[name]) for name, tensor in whole.items())
+
+
+def test_targets_follow_their_images() -> None:
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    targets = torch.tensor([[0, 9], [1, 8], [1, 7], [4, 6], [4, 5]]).float()
+    given = targets.clone()
+    parts = [(i[:, 0, 0, 0].tolist(), t.tolist()) for i, t in loop.micro_batches(images, targets, 2)]
+    assert parts == [([0, 1], [[0, 9], [1, 8], [1, 7]]), ([2, 3, 4], [[2, 6], [2, 5]])]
+    assert torch.equal(targets, given)
 
 
 def test_learns_eight_real_images_by_heart(tmp_path: Path, shared_data: Path) -> None:

@@ -43,3 +43,11 @@ def test_a_step_or_none(steps: int, epochs: int) -> None:
     p = plan(M40, steps, epochs)
     assert 0 < p.lr(0) <= 1
     assert 0 <= p.ema_decay(0) < 1
+
+
+def test_an_open_end_has_the_recipe_as_written_and_no_decay() -> None:
+    p = plan(M40, steps_per_epoch=2, epochs=math.inf)
+    assert (p.warmup, p.ema_ramp) == (4, 50)
+    assert p.ema == pytest.approx(0.99)
+    assert [p.lr(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert p.lr(4) == p.lr(10**6) == pytest.approx(1.0, abs=1e-15)
