@@ -6,28 +6,30 @@ from typing import Any
 
 from ablab import machine
 from ablab.store import Store
-from ablab.study.plan import Plan, Replicate
+from ablab.study.plan import Plan
 
 
 def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]:
     """The study record: a pure function of plan, store and failures, but for the state of git."""
     study = plan.study
     variants: dict[int, dict[str, Any]] = {}
-    for replicate in plan.replicates:
-        variant = replicate.variant
+    for planned in plan.replicates:
+        variant = planned.variant
         entry = variants.setdefault(
             variant.index,
             {
                 "index": variant.index,
                 "name": variant.name,
                 "levels": variant.levels,
-                "model": replicate.config["model"]["name"],
-                "resolutions": list(dict.fromkeys(replicate.config["eval"]["resolutions"])),
-                "config": replicate.config,
+                "model": planned.config["model"]["name"],
+                "resolutions": list(dict.fromkeys(planned.config["eval"]["resolutions"])),
+                "config": planned.config,
                 "replicates": [],
             },
         )
-        entry["replicates"].append(_replicate(replicate, store, failures))
+        stages = [store.read(fingerprint) for fingerprint in planned.stages if store.has(fingerprint)]
+        reasons = [failures[fingerprint] for fingerprint in planned.stages if fingerprint in failures]
+        entry["replicates"].append(replicate(planned.seed, list(planned.stages), stages, reasons))
     ordered = [variants[index] for index in sorted(variants)]
     return {
         "name": study.name,
@@ -42,14 +44,13 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
     }
 
 
-def _replicate(replicate: Replicate, store: Store, failures: dict[str, str]) -> dict[str, Any]:
-    stages = [store.read(fingerprint) for fingerprint in replicate.stages if store.has(fingerprint)]
-    reasons = [failures[fingerprint] for fingerprint in replicate.stages if fingerprint in failures]
+def replicate(seed: int, planned: list[str], stages: list[dict[str, Any]], reasons: list[str]) -> dict[str, Any]:
+    """A seed's part of the study record. planned: fingerprints. stages: records, as far as there are any."""
     diverged = [s["label"] for s in stages if s["numbers"].get("diverged")]
     if reasons:
         status, reason = "failed", reasons[0]
-    elif len(stages) < len(replicate.stages):
+    elif len(stages) < len(planned):
         status, reason = "incomplete", None
     else:
         status, reason = "complete", f"diverged in {diverged[0]}" if diverged else None
-    return {"seed": replicate.seed, "status": status, "reason": reason, "stages": stages}
+    return {"seed": seed, "status": status, "reason": reason, "stages": stages, "planned": planned}
