@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -34,7 +35,7 @@ def store_of(plan: Plan) -> Store:
 
 
 def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
-    """Execute a plan and write it to MLflow: (outcome, the study record)."""
+    """Execute a plan and write it to MLflow, while it runs and at its end: (outcome, the study record)."""
     from ablab import tracking
 
     uri = config_of(plan)["tracking"]["uri"]
@@ -42,19 +43,32 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
     for left_out, equal in plan.duplicates:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
+    published = store.published()
+    listeners: list[Any] = []
+    live = None
+    if not plan.stages.keys() <= published:
+        live = tracking.Live(record(plan, store, {}), uri, warn)
+        listeners.append(live)
     try:
-        outcome = carry_out(plan, store, logged=True)
+        outcome = carry_out(plan, store, listeners, logged=True)
     except (KeyboardInterrupt, StoreUnusableError):
+        if live:
+            live.close()
         with suppress(OSError, UserError):  # a half-done sweep is a record too
             tracking.record(record(plan, store, {}), uri)
         raise
+    if live:
+        live.close()
     facts = record(plan, store, outcome.failures)
     tracking.record(facts, uri)
     return outcome, facts
 
 
-def carry_out(plan: Plan, store: Store, logged: bool = False) -> Outcome:
-    """Execute a plan, shown on the terminal and, if `logged`, kept in the event log that `ablab status` reads."""
+def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: bool = False) -> Outcome:
+    """Execute a plan, shown on the terminal and, if `logged`, kept in the event log that `ablab status` reads.
+
+    listeners: who else hears what happens. What the stages took is remembered, for forecasts.
+    """
     engine = config_of(plan)["engine"]
     published = store.published()
     expected = expectation(plan, store, published)
@@ -75,13 +89,13 @@ def carry_out(plan: Plan, store: Store, logged: bool = False) -> Outcome:
         if messages := equal_graphs(plan, numbers):
             raise UserError("\n".join(messages))
 
-    with ExitStack() as listening:
-        listeners: list[Any] = [listening.enter_context(Progress(plan, todo, slots))]
-        if logged:
-            listeners.append(listening.enter_context(EventLog(file_of(store.local, plan.study.name), plan, todo, slots)))
+    with ExitStack() as stack:
+        hearing: list[Any] = [stack.enter_context(Progress(plan, todo, slots)), *listeners]
+        if todo and logged:
+            hearing.append(stack.enter_context(EventLog(file_of(store.local, plan.study.name), plan, todo, slots)))
 
         def listen(happening: str, stage: Stage, facts: dict[str, Any]) -> None:
-            for listener in listeners:
+            for listener in hearing:
                 listener(happening, stage, facts)
             if happening == "done":
                 remember(store, stage, facts)

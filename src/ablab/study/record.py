@@ -6,7 +6,7 @@ from typing import Any
 
 from ablab import machine
 from ablab.store import Store
-from ablab.study.plan import Plan, Replicate
+from ablab.study.plan import Plan
 
 
 def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]:
@@ -16,20 +16,22 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
     """
     study = plan.study
     variants: dict[int, dict[str, Any]] = {}
-    for replicate in plan.replicates:
-        variant = replicate.variant
+    for planned in plan.replicates:
+        variant = planned.variant
         entry = variants.setdefault(
             variant.index,
             {
                 "index": variant.index,
                 "name": variant.name,
                 "levels": variant.levels,
-                **({"model": "", "resolutions": []} if study.command else _detector(replicate.config)),
-                "config": replicate.config,
+                **({"model": "", "resolutions": []} if study.command else _detector(planned.config)),
+                "config": planned.config,
                 "replicates": [],
             },
         )
-        entry["replicates"].append(_replicate(replicate, store, failures))
+        stages = [store.read(fingerprint) for fingerprint in planned.stages if store.has(fingerprint)]
+        reasons = [failures[fingerprint] for fingerprint in planned.stages if fingerprint in failures]
+        entry["replicates"].append(replicate(planned.seed, list(planned.stages), stages, reasons))
     ordered = [variants[index] for index in sorted(variants)]
     first = plan.replicates[0].config
     return {
@@ -50,14 +52,13 @@ def _detector(config: dict[str, Any]) -> dict[str, Any]:
     return {"model": config["model"]["name"], "resolutions": list(dict.fromkeys(config["eval"]["resolutions"]))}
 
 
-def _replicate(replicate: Replicate, store: Store, failures: dict[str, str]) -> dict[str, Any]:
-    stages = [store.read(fingerprint) for fingerprint in replicate.stages if store.has(fingerprint)]
-    reasons = [failures[fingerprint] for fingerprint in replicate.stages if fingerprint in failures]
+def replicate(seed: int, planned: list[str], stages: list[dict[str, Any]], reasons: list[str]) -> dict[str, Any]:
+    """A seed's part of the study record. planned: fingerprints. stages: records, as far as there are any."""
     diverged = [s["label"] for s in stages if s["numbers"].get("diverged")]
     if reasons:
         status, reason = "failed", reasons[0]
-    elif len(stages) < len(replicate.stages):
+    elif len(stages) < len(planned):
         status, reason = "incomplete", None
     else:
         status, reason = "complete", f"diverged in {diverged[0]}" if diverged else None
-    return {"seed": replicate.seed, "status": status, "reason": reason, "stages": stages}
+    return {"seed": seed, "status": status, "reason": reason, "stages": stages, "planned": planned}

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported: it reports usage by default
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
+# A server that went away is given a quarter of a minute, not MLflow's four: nothing is lost, the store has it all.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import sqlalchemy
 from mlflow import MlflowClient
@@ -25,6 +28,7 @@ from ablab.errors import UserError, nearest
 for _name in ("alembic", "mlflow"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback beside the exception it raises
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each of MLflow's retries
 
 SERVERS, DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = (*SERVERS, *DATABASES, "databricks")
@@ -40,7 +44,7 @@ def connect(uri: str, create: bool) -> MlflowClient:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES:
         raise UserError(
-            f"tracking.uri={uri}: '{scheme}' is no place for a record. {nearest(scheme, SCHEMES)} {EXAMPLES}"
+            f"tracking.uri={shown(uri)}: '{scheme}' is no place for a record. {nearest(scheme, SCHEMES)} {EXAMPLES}"
         )
     with explained(uri, "no MLflow there", EXAMPLES):
         if scheme in SERVERS:
@@ -57,9 +61,12 @@ def explained(uri: str, what: str, then: str) -> Iterator[None]:
     """What MLflow, its database or its disk refuses becomes a UserError that names tracking.uri."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        extra = ": pip install 'ablab[postgres]'" if error.name == "psycopg" else ""
+        raise UserError(f"tracking.uri={shown(uri)}: {what} ({error}{extra}). {then}") from None
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError, ImportError) as error:
         why = str(getattr(error, "orig", None) or getattr(error, "reason", None) or error).strip()
-        first = (why.splitlines() or [type(error).__name__])[0]
+        first = (why.replace(uri, shown(uri)).splitlines() or [type(error).__name__])[0]
         raise UserError(f"tracking.uri={shown(uri)}: {what} ({first}). {then}") from None
 
 
@@ -75,9 +82,9 @@ def _ask_database(uri: str, create: bool) -> None:
     url = sqlalchemy.engine.make_url(uri)
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
-        if url.database in (None, "", ":memory:"):
+        file = sqlite_file(uri)
+        if file is None:
             raise UserError(f"tracking.uri={uri}: expected a file, e.g. sqlite:///.ablab/mlflow.db")
-        file = Path(str(url.database))
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
             if not os.access(file if file.exists() else file.parent, os.W_OK):
@@ -112,10 +119,18 @@ def _make_sqlite(file: Path) -> None:
 
 def _absolute(uri: str) -> str:
     """The address with an SQLite file's whole path: MLflow keeps a store for each address, whatever folder it is in."""
-    url = sqlalchemy.engine.make_url(uri) if urlsplit(uri).scheme.partition("+")[0] in DATABASES else None
-    if url is None or url.get_backend_name() != "sqlite":
+    file = sqlite_file(uri)
+    if file is None:
         return uri
-    return url.set(database=str(Path(str(url.database)).resolve())).render_as_string(hide_password=False)
+    return sqlalchemy.engine.make_url(uri).set(database=str(file.resolve())).render_as_string(hide_password=False)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite address; None for every other address."""
+    if urlsplit(uri).scheme.partition("+")[0] != "sqlite":
+        return None
+    database = sqlalchemy.engine.make_url(uri).database
+    return Path(database) if database not in (None, "", ":memory:") else None
 
 
 def shown(uri: str) -> str:
@@ -128,7 +143,6 @@ def artifact_location(uri: str) -> str | None:
     """Where files of runs go: beside an SQLite file, under .ablab for other databases; None: a server decides."""
     if urlsplit(uri).scheme.partition("+")[0] not in DATABASES:
         return None
-    url = sqlalchemy.engine.make_url(uri)
-    database = url.database if url.get_backend_name() == "sqlite" else None
-    folder = Path(database).parent if database else Path(".ablab")
+    file = sqlite_file(uri)
+    folder = file.parent if file else Path(".ablab")
     return (folder.resolve() / "mlartifacts").as_uri()

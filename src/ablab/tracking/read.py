@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from ablab.errors import UserError, nearest
 from ablab.tracking import runs
-from ablab.tracking.connect import connect, shown
+from ablab.tracking.connect import EXAMPLES, connect, explained, shown, sqlite_file
 
 RUNS_PER_PAGE = 1000
 
@@ -27,7 +27,7 @@ def read(uri: str, study: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     client = connect(uri, create=False)
     experiment = client.get_experiment_by_name(study)
-    found = search(client, experiment.experiment_id) if experiment else []
+    found = search(client, [experiment.experiment_id]) if experiment else []
     parents = [run for run in found if run.data.tags["ablab.kind"] == "study"]
     if not parents:
         names = [e.name for e in client.search_experiments() if e.name != "Default"]
@@ -57,13 +57,35 @@ def curves(uri: str, children: Iterable[Mapping[str, Any]], metric: str) -> dict
     return {run_id: sorted((m.step, m.value) for m in history) for run_id, history in histories.items()}
 
 
-def search(client: MlflowClient, experiment: str) -> list[Run]:
-    """All runs that ablab wrote into the experiment, the oldest first."""
+def fingerprints(uri: str) -> set[str]:
+    """The fingerprints of all stages that current runs of any study name; none where there is no SQLite file yet.
+
+    Raises UserError where MLflow cannot be asked: what a record needs is then not known.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        return set()
+    client = connect(uri, create=False)
+    with explained(uri, "the record cannot be read", EXAMPLES):
+        studies, token = [], None
+        while True:
+            page = client.search_experiments(page_token=token)
+            studies += [experiment.experiment_id for experiment in page]
+            token = page.token
+            if not token:
+                break
+        current = search(client, studies, "tags.`ablab.current` = 'true'")
+    return {stage["fingerprint"] for run in current for stage in runs.child(run.data.tags)["fingerprints"] or []}
+
+
+def search(client: MlflowClient, experiments: list[str], wanted: str = "") -> list[Run]:
+    """All runs that ablab wrote into the experiments and that MLflow's filter `wanted` lets through, oldest first."""
     found: list[Run] = []
     token = None
     while True:
         page = client.search_runs(
-            [experiment],
+            experiments,
+            wanted,
             max_results=RUNS_PER_PAGE,
             order_by=["attributes.start_time ASC"],
             page_token=token,

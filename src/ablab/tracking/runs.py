@@ -5,7 +5,8 @@ with a step and a time). Notable:
 
 - Metrics are named `what/resolution` (`map50/320`, `flops/320`), curves `train/loss` and `val/map50`; those of a
   command as it named them.
-- Steps of curves count epochs over all phases; times are the stages' own: writing twice writes the same.
+- Steps of curves count epochs over all phases; times are the stages' own: writing twice writes the same, and so does
+  writing an epoch's point when it comes (live.py) and again at the end.
 - What a run is made of is hashed into its digest. The variant's place in the study and the commit are not part
   of it: a study that grows renumbers its variants without making them new.
 - Texts longer than a tag are spread over `key`, `key.1`, `key.2` ...
@@ -33,6 +34,8 @@ HOUSEKEEPING, LOCATIONS = ("tracking", "store", "reports", "hydra"), ("data.root
 
 
 Curve = dict[str, list[tuple[int, float]]]
+Point = tuple[str, float, int, int]  # name, value, time in ms since 1970, step
+NO_METRIC = ("epoch", "epochs", "at", "images_per_second")  # of what a training tells after an epoch
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Replicate:
     started: int
     ended: int
     params: dict[str, str]
-    metrics: list[tuple[str, float, int, int]]  # name, value, time, step
+    metrics: list[Point]
     tags: dict[str, str]
     dataset: dict[str, str] | None  # name, digest, source, profile, context
     curve: Curve
@@ -80,8 +83,8 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
     }
     identified = digest(content)
     known = stages or [s for v in study["variants"] for r in v["replicates"] for s in r["stages"]]
-    started = min((_ms(stage["started"]) for stage in known), default=0)
-    ended = max((_ms(stage["started"] + stage["seconds"]) for stage in stages), default=started)
+    started = min((milliseconds(stage["started"]) for stage in known), default=0)
+    ended = max((milliseconds(stage["started"] + stage["seconds"]) for stage in stages), default=started)
     index = number(variant["index"], len(study["variants"]))
     params = {
         **{_legal(key): _short(value) for key, value in flatten(config).items()},
@@ -172,48 +175,67 @@ def unpack(tags: Mapping[str, str], key: str) -> str:
     return text
 
 
-def _curves(stages: list[dict[str, Any]]) -> tuple[Curve, list[tuple[str, float, int, int]]]:
-    """Per-epoch numbers of all phases, end to end: as curves, and as metrics timed evenly over each stage."""
+def points(row: Mapping[str, Any], at: float, step: int, own: bool = False) -> list[Point]:
+    """The points of one epoch, by name. at: when it ended, unix time. step: epochs from the first phase on.
+
+    own: a program's, whose numbers keep their names, and NaN: its last number is the result.
+    """
+    time = milliseconds(at)
+    if own:
+        return [(_legal(k), _measured(v), time, step) for k, v in row.items() if k not in ("epoch", "step")]
+    return [
+        (_legal(f"{'val' if key.startswith('map') else 'train'}/{key}"), float(value), time, step)
+        for key, value in row.items()
+        if key not in NO_METRIC and _is_number(value)
+    ]
+
+
+def epochs(stages: list[dict[str, Any]]) -> int:
+    """How many epochs the trainings among `stages` took: the step at which the next phase begins."""
+    trained = [stage["numbers"] for stage in _of(stages, "train")]
+    return sum(int(numbers.get("epochs", len(numbers.get("curve", [])))) for numbers in trained)
+
+
+def _curves(stages: list[dict[str, Any]]) -> tuple[Curve, list[Point]]:
+    """Per-epoch numbers of all phases, end to end: as curves, and as metrics.
+
+    A point's time is that of its epoch in the stage's timeline; without one, it lies evenly within the stage.
+    """
     curve: Curve = {}
-    metrics, before = [], 0
-    for stage in _of(stages, "train", "command"):
-        points = stage["numbers"].get("curve", [])
-        own = stage["kind"] == "command"  # whose numbers keep their names, and NaN: its last number is the result
-        for at, point in enumerate(points, start=1):
-            time, step = (
-                _ms(stage["started"] + stage["seconds"] * at / len(points)),
-                before + int(point["epoch"] if "epoch" in point else point["step"]),
-            )
-            for key, value in point.items():
-                if key in ("epoch", "step"):
-                    continue
-                if own:
-                    metrics.append((_legal(key), _measured(value), time, step))
-                elif _is_number(value):
-                    name = _legal(f"{'val' if key.startswith('map') else 'train'}/{key}")
-                    metrics.append((name, float(value), time, step))
-                    curve.setdefault(name, []).append((step, float(value)))
-        before += int(stage["numbers"].get("epochs", len(points)))
+    metrics: list[Point] = []
+    curved = _of(stages, "train", "command")
+    for number, stage in enumerate(curved):
+        before = epochs(curved[:number])
+        ended = {int(epoch): at for epoch, at in stage.get("timeline") or []}
+        rows = stage["numbers"].get("curve", [])
+        for nth, row in enumerate(rows, start=1):
+            epoch = int(row["epoch"] if "epoch" in row else row["step"])
+            at = ended.get(epoch, stage["started"] + stage["seconds"] * nth / len(rows))
+            found = points(row, at, before + epoch, own=stage["kind"] == "command")
+            metrics += found
+            if stage["kind"] == "train":
+                for name, value, _, step in found:
+                    curve.setdefault(name, []).append((step, value))
     return curve, metrics
 
 
-def _finals(stages: list[dict[str, Any]]) -> list[tuple[str, float, int, int]]:
+def _finals(stages: list[dict[str, Any]]) -> list[Point]:
     """Numbers of a stage's end: AP and costs by resolution, and what training took over all phases."""
     metrics = []
     for stage in _of(stages, "profile", "evaluate"):
-        numbers, end = stage["numbers"], _ms(stage["started"] + stage["seconds"])
+        numbers, end = stage["numbers"], milliseconds(stage["started"] + stage["seconds"])
         for key, value in numbers.items():
             if key != "imgsz" and _is_number(value):
                 metrics.append((_legal(f"{key}/{numbers['imgsz']}"), float(value), end, 0))
     for stage in _of(stages, "command"):
-        end = _ms(stage["started"] + stage["seconds"])
+        end = milliseconds(stage["started"] + stage["seconds"])
         curved = {key for point in stage["numbers"]["curve"] for key in point}  # whose last point is the number
         for key, value in stage["numbers"]["values"].items():
             if key not in curved:
                 metrics.append((_legal(key), _measured(value), end, 0))
     trained = _of(stages, "train")
     if trained:
-        end = _ms(trained[-1]["started"] + trained[-1]["seconds"])
+        end = milliseconds(trained[-1]["started"] + trained[-1]["seconds"])
         for key in ("epochs", "steps"):
             total = sum(stage["numbers"].get(key, 0) for stage in trained)
             metrics.append((f"train/{key}", float(total), end, 0))
@@ -335,5 +357,5 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _ms(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
     return math.floor(seconds * 1000 + 0.5)

@@ -4,6 +4,9 @@
   old run stays, tagged `ablab.current=false`. Only an incomplete one goes: its successor holds all that it held.
 - A run is finished last, and the study's own after all its children: until then it is RUNNING. A child that a crash
   left RUNNING is written again if it is still wanted, else closed. What it is to replace goes once it is finished.
+- A child that was opened while it was trained (live.py) has no digest yet. It is taken if all that it says is true of
+  the result, else another one takes its place.
+- The study's own run carries the digest of all that is recorded: once it is finished, nothing else is looked at.
 - Only the client API with explicit run ids; nothing global, so other MLflow code in the process is left alone.
 """
 
@@ -21,6 +24,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
+from ablab.study.fingerprint import digest
 from ablab.tracking import runs
 from ablab.tracking.connect import artifact_location, connect, explained
 from ablab.tracking.read import read, search
@@ -41,22 +45,35 @@ def record(study: Mapping[str, Any], uri: str) -> None:
 
 
 def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
-    experiment = _experiment(client, study["name"], uri)
+    experiment = find_experiment(client, study["name"], uri)
     replicates = [runs.replicate(study, v, seeded) for v in study["variants"] for seeded in v["replicates"]]
-    found = search(client, experiment)
-    parent = _open_parent(client, experiment, study, replicates, found)
-    known: dict[str, list[Run]] = {}
-    for run in found:
-        if run.data.tags["ablab.kind"] == "replicate":
-            levels = runs.child(run.data.tags)["levels"]
-            known.setdefault(runs.identity(levels, run.data.tags["ablab.seed"]), []).append(run)
+    whole = digest([runs.parent_tags(study), [[replicate.digest, replicate.name] for replicate in replicates]])
+    if any(
+        run.info.status != "RUNNING" and run.data.tags.get("ablab.whole") == whole
+        for run in search(client, [experiment], "tags.`ablab.kind` = 'study'")
+    ):
+        return
+    found = search(client, [experiment])
+    start = min((replicate.started for replicate in replicates), default=0)
+    parent = open_parent(client, experiment, study, start, found, whole)
+    known = by_replicate(found)
     with tempfile.TemporaryDirectory() as scratch:
-        writer = _Writer(client, experiment, parent, Path(scratch))
+        writer = Writer(client, experiment, parent, Path(scratch))
         for replicate in replicates:
             writer.settle(replicate, known.pop(replicate.key, []))
     for left in (run for others in known.values() for run in others if run.info.status == "RUNNING"):
         _retire(client, left)
     _finish_parent(client, parent, replicates)
+
+
+def by_replicate(found: list[Run]) -> dict[str, list[Run]]:
+    """The child runs among `found` by what they are for: levels and seed."""
+    known: dict[str, list[Run]] = {}
+    for run in found:
+        if run.data.tags["ablab.kind"] == "replicate":
+            levels = runs.child(run.data.tags)["levels"]
+            known.setdefault(runs.identity(levels, run.data.tags["ablab.seed"]), []).append(run)
+    return known
 
 
 def log_report(uri: str, study: str, folder: Path) -> None:
@@ -66,7 +83,7 @@ def log_report(uri: str, study: str, folder: Path) -> None:
         connect(uri, create=False).log_artifacts(facts["run_id"], str(folder))
 
 
-def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
     """The id of the study's experiment."""
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -76,18 +93,21 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def _open_parent(
+def open_parent(
     client: MlflowClient,
     experiment: str,
     study: Mapping[str, Any],
-    replicates: list[runs.Replicate],
+    start: int,
     found: list[Run],
+    whole: str = "",
 ) -> str:
-    """The study's parent run, made or brought up to date, and RUNNING; its id."""
-    tags = runs.parent_tags(study)
+    """The study's parent run, made or brought up to date, and RUNNING; its id.
+
+    start: when the first stage began, for a new run. whole: the digest of what it will hold once it is finished.
+    """
+    tags = runs.parent_tags(study) | {"ablab.whole": whole}
     parent = next((run for run in found if run.data.tags["ablab.kind"] == "study"), None)
     if parent is None:
-        start = min((replicate.started for replicate in replicates), default=0)
         return str(client.create_run(experiment, start, tags, run_name=study["name"]).info.run_id)
     client.update_run(parent.info.run_id, "RUNNING")
     surplus = {key: "" for key in parent.data.tags if key.startswith("ablab.study")}  # of a longer text: all at once
@@ -102,23 +122,30 @@ def _finish_parent(client: MlflowClient, parent: str, replicates: list[runs.Repl
     client.set_terminated(parent, status, end)
 
 
-class _Writer:
+class Writer:
     """Writes the children of one parent run."""
 
     def __init__(self, client: MlflowClient, experiment: str, parent: str, scratch: Path) -> None:
         self.client, self.experiment, self.parent, self.scratch = client, experiment, parent, scratch
         self.picture: _Picture | None = None
 
-    def settle(self, replicate: runs.Replicate, others: list[Run]) -> None:
-        """Make `replicate` the one current run among `others`, the runs for its levels and seed."""
-        place = {  # may change without the result: where the run stands in its study
+    def place(self, replicate: runs.Replicate) -> dict[str, str]:
+        """What may change without the result: where the run stands in its study."""
+        return {
             "mlflow.runName": replicate.name,
             "mlflow.parentRunId": self.parent,
             "ablab.index": replicate.tags["ablab.index"],
             "ablab.current": "true",
         }
+
+    def settle(self, replicate: runs.Replicate, others: list[Run]) -> None:
+        """Make `replicate` the one current run among `others`, the runs for its levels and seed."""
+        place = self.place(replicate)
         same = [run for run in others if run.data.tags.get("ablab.digest") == replicate.digest]
         kept = min(same, key=lambda run: run.info.status == "RUNNING", default=None)
+        if kept is None:
+            kept = next((run for run in others if self.is_true(run, replicate)), None)
+            place = replicate.tags | place if kept else place
         if kept is not None:
             _set_tags(self.client, kept, place)
         if kept is None or kept.info.status == "RUNNING":
@@ -126,6 +153,22 @@ class _Writer:
         for old in others:
             if old is not kept:
                 _retire(self.client, old)
+
+    def is_true(self, run: Run, replicate: runs.Replicate) -> bool:
+        """Whether `run` was opened while `replicate` was trained, and says nothing that does not hold for it."""
+        if not is_live(run) or run.info.start_time != replicate.started:
+            return False
+        now = self.client.get_run(run.info.run_id)
+        if not now.data.params.items() <= replicate.params.items():
+            return False
+        if not now.data.tags.keys() <= replicate.tags.keys() | self.place(replicate).keys():
+            return False
+        recorded = set(replicate.metrics)
+        return all(
+            (name, point.value, point.timestamp, point.step) in recorded
+            for name in now.data.metrics
+            for point in self.client.get_metric_history(run.info.run_id, name)
+        )
 
     def write(self, replicate: runs.Replicate, place: dict[str, str], opened: Run | None) -> None:
         """Write one replicate, into the run that a crash left open if there is one: MLflow drops what it has."""
@@ -164,6 +207,11 @@ class _Writer:
             self.picture.draw(replicate.curve, picture)
         if not local:
             self.client.log_artifacts(run.info.run_id, str(folder))
+
+
+def is_live(run: Run) -> bool:
+    """Whether a child run was opened while it was trained, and not settled since."""
+    return run.info.status == "RUNNING" and "ablab.digest" not in run.data.tags
 
 
 def _retire(client: MlflowClient, run: Run) -> None:

@@ -122,7 +122,7 @@ def train(
         row |= {"loss": sum(means.values()), **means, **validate(run.ema.detector, epoch + 1)}
         curve.append(row)
         checkpoint.save(run.state() | {"curve": curve, "steps": steps}, work)
-        emit({"message": _words(row, phase["epochs"]), "epochs": phase["epochs"], **row, **speed, "at": time.time()})
+        emit({"message": _words(row, phase["epochs"]), "epochs": phase["epochs"], **row, **speed})
 
     detector.load_state_dict(run.ema.detector.state_dict())
     return {
