@@ -166,9 +166,12 @@ def main(wanted: int, seed: int) -> None:
     while done.total() < wanted:
         folder = scratch / f"disturbed-{sweeps}"
         folder.mkdir()
-        mounted = os.geteuid() == 0 and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", folder], capture_output=True
-        ).returncode
+        mounted = (
+            os.geteuid() == 0
+            and not subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", folder], capture_output=True
+            ).returncode
+        )
         kinds = [*TARGETS, *MOMENTS] if mounted else [*TARGETS]
         sweep = Sweep(folder)
         sweeps += 1
@@ -197,7 +200,9 @@ def main(wanted: int, seed: int) -> None:
         if mounted:
             subprocess.run(["umount", "-l", folder], check=True)
     told = ", ".join(f"{what} {count}" for what, count in sorted(done.items()))
-    print(f"{done.total()} disturbances ({told}) over {sweeps} sweeps, {starts} starts, {time.monotonic() - began:.0f} s")
+    print(
+        f"{done.total()} disturbances ({told}) over {sweeps} sweeps, {starts} starts, {time.monotonic() - began:.0f} s"
+    )
     print("every table byte-identical, no published stage ran again, nothing half-written was seen")
     shutil.rmtree(scratch, ignore_errors=True)
 

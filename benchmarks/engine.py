@@ -104,7 +104,9 @@ def wall(runs: int) -> None:
     for _ in range(runs):
         seconds, folder = sweep(WALL_BASE, factors_of(WALL), [0, 1, 2])
         bound, critical, whole = limit(folder)
-        print(f"sweep {seconds:.1f} s; stages {whole:.1f} s on {CORES} cores, critical path {critical:.1f} s", flush=True)
+        print(
+            f"sweep {seconds:.1f} s; stages {whole:.1f} s on {CORES} cores, critical path {critical:.1f} s", flush=True
+        )
         swept = WALL | {"seed": [0, 1, 2]}
         joblib = multirun("joblib", WALL_BASE, swept, 1)
         basic = multirun("basic", WALL_BASE, swept, CORES)
@@ -143,7 +145,11 @@ def progressive(runs: int) -> None:
     phase = "{imgsz: %s, epochs: %s, lr: 1.0}"
     sizes = {"control": (96, 96, 96), "late": (96, 96, 192), "early": (96, 192, 96)}
     levels = {
-        name: {"schedule.phases": [{"imgsz": size, "epochs": n, "lr": 1.0} for size, n in zip(three, (12, 4, 4), strict=True)]}
+        name: {
+            "schedule.phases": [
+                {"imgsz": size, "epochs": n, "lr": 1.0} for size, n in zip(three, (12, 4, 4), strict=True)
+            ]
+        }
         for name, three in sizes.items()
     }
     lists = {

@@ -260,7 +260,12 @@ def test_a_lost_worker_is_tried_again(tmp_path: Path) -> None:
 def test_a_stage_whose_workers_always_die_fails_and_what_needs_it_is_skipped(tmp_path: Path) -> None:
     pool, heard = scripted(Store(tmp_path), t1=[("lost", {"reason": "killed"})] * 3)
     died = "its worker died 3 times: killed"
-    assert heard[:5] == [*["retry t1: killed"] * 2, f"failed t1: {died}", f"skipped t2b: {died}", f"skipped t2a: {died}"]
+    assert heard[:5] == [
+        *["retry t1: killed"] * 2,
+        f"failed t1: {died}",
+        f"skipped t2b: {died}",
+        f"skipped t2a: {died}",
+    ]
     assert heard[5:] == ["failure t1", "failure t2a", "failure t2b"]
 
 

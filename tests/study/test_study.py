@@ -171,7 +171,12 @@ def test_a_single_training_is_named_by_what_was_asked_not_by_where_it_lies() -> 
     ]
     (variant,) = single("train", asked, 3).expand()
     assert variant.levels == {"stem": "focus"}
-    assert {o.key for o in variant.overrides} == {"stem", "data.root", "store", "engine.threads"}  # nothing runs beside it
+    assert {o.key for o in variant.overrides} == {
+        "stem",
+        "data.root",
+        "store",
+        "engine.threads",
+    }  # nothing runs beside it
 
 
 def test_a_study_may_be_named_by_its_file(write) -> None:

@@ -28,6 +28,7 @@ Deliver = Callable[[str, str, dict[str, Any]], None]  # fingerprint, "progress" 
 TRIES = 3  # of a stage whose worker dies: the machine may be at fault; after that the stage is
 BUSY_PAUSE = 0.5  # seconds between looks at a stage that another sweep is at
 
+
 class Pool(Protocol):
     """Where stages run."""
 
@@ -76,9 +77,7 @@ def execute(
 
 
 class _Run:
-    def __init__(
-        self, plan: Plan, store: Store, listen: Listen, work: Work, approve: Callable[[], None]
-    ) -> None:
+    def __init__(self, plan: Plan, store: Store, listen: Listen, work: Work, approve: Callable[[], None]) -> None:
         self.plan, self.store, self.listen, self.work, self.approve = plan, store, listen, work, approve
         self.outcome = Outcome()
         self.running: dict[str, Stage] = {}
@@ -221,7 +220,9 @@ class _Run:
     def _mend(self, stage: Stage, parent: str, reason: str) -> None:
         """A parent's files are damaged: they are put aside, and it runs again first."""
         place = self.store.quarantine(parent)
-        self.listen("retry", stage, {"reason": f"{reason}. It is put aside in {place} and runs again" if place else reason})
+        self.listen(
+            "retry", stage, {"reason": f"{reason}. It is put aside in {place} and runs again" if place else reason}
+        )
         self.work.lost(parent)
         self.work.put_back(stage.fingerprint)
 

@@ -42,7 +42,9 @@ class RayPool:
     Raises UserError where Ray cannot start, or no cluster answers at engine.address.
     """
 
-    def __init__(self, store: Store, engine: Mapping[str, Any], memory_mb: Mapping[str, float], kinds: set[str]) -> None:
+    def __init__(
+        self, store: Store, engine: Mapping[str, Any], memory_mb: Mapping[str, float], kinds: set[str]
+    ) -> None:
         self._store, self._engine, self._memory = store, engine, memory_mb
         self._kinds = sorted(kinds)
         self._running: dict[str, dict[str, float]] = {}  # fingerprint -> what it needs

@@ -171,7 +171,11 @@ def _require_same_code(stage: Stage) -> None:
     """
     where = machine.host()["machine"]
     versions = fingerprint.versions(KINDS[stage.kind].libraries)
-    if other := [f"{name} {found}, not {stage.versions[name]}" for name, found in versions.items() if found != stage.versions[name]]:
+    if other := [
+        f"{name} {found}, not {stage.versions[name]}"
+        for name, found in versions.items()
+        if found != stage.versions[name]
+    ]:
         raise UserError(f"{where}: other libraries than the plan counts: {', '.join(other)}")
     modules = fingerprint.modules_of([KINDS[stage.kind].module, *fingerprint.targets(stage.config)])
     if changed := [name for name, found in modules.items() if stage.modules.get(name) != found]:
