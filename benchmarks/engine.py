@@ -209,4 +209,4 @@ def main(what: str, number: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] + [None])[:2])  # type: ignore[arg-type]
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)

@@ -16,7 +16,6 @@ from ablab.config import Override, compose, flatten, groups, parse, yaml_names
 from ablab.errors import UserError, nearest
 
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-MOST_ROWS = 200  # that `plan` prints: nobody reads more
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,38 +57,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def plan(words: list[str]) -> int:
-    """What a sweep would do, without doing it: `ablab plan study=NAME [key=value ...]`."""
-    from ablab.console import table
-    from ablab.driver import plan_study
-    from ablab.sweep import config_of, store_of
+    """What a sweep would do and take, without doing it: `ablab plan study=NAME [--why] [key=value ...]`.
 
-    compiled = plan_study(*_study_argument(words))
-    store = store_of(compiled)
-    study = compiled.study
-    print(f"{study.name}: {' '.join(study.question.split())}")
-    print(f"design {study.design}, seeds {', '.join(map(str, study.seeds))}")
-    engine = config_of(compiled)["engine"]
-    decided = "" if study.command else f"device {engine['device']}, {engine['precision']}, "
-    print(f"{decided}{engine['threads']} threads: part of every result\n")
-    published = store.published()
-    seen: set[str] = set()
-    rows: list[list[Any]] = []
-    for replicate in compiled.replicates:
-        counts = {"to run": 0, "in the store": 0, "shared": 0}
-        for fingerprint in replicate.stages:
-            done = fingerprint in published
-            counts["shared" if fingerprint in seen else "in the store" if done else "to run"] += 1
-            seen.add(fingerprint)
-        rows.append([replicate.variant.name, replicate.seed, *counts.values()])
-    if rest := rows[MOST_ROWS:]:
-        rows[MOST_ROWS:] = [[f"and {len(rest):,} more", "", *(sum(row[at] for row in rest) for at in (2, 3, 4))]]
-    print(table(["variant", "seed", "to run", "in the store", "shared"], rows))
-    to_run = len(compiled.stages.keys() - published)
-    print(f"\n{len(compiled.stages)} stages, {to_run} to run in {_shown(store.local) if store.on_disk else store.url}")
-    for left_out, equal in compiled.duplicates:
-        print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")
-    if not study.command:
-        print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
+    --why says for every stage that would run what changed since its like ran. --accept-code keeps the results that
+    differ in code alone, after a refactoring that changes no number, and writes that into their records.
+    """
+    from ablab.planning import tell
+
+    flags = {word for word in words if word in ("--why", "--accept-code")}
+    study, asked = _study_argument([word for word in words if word not in flags])
+    tell(study, asked, explain="--why" in flags, accept="--accept-code" in flags)
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""A plan executed with stand-in stages: once each, failures kept apart, mistakes before training, what is tried again."""
+"""A plan executed with stand-in stages: once each, failures kept apart, mistakes before training, tries."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_a_lost_worker_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_stage_whose_workers_always_die_fails_and_what_needs_it_is_skipped(tmp_path: Path) -> None:
-    pool, heard = scripted(Store(tmp_path), t1=[("lost", {"reason": "killed"})] * 3)
+    _, heard = scripted(Store(tmp_path), t1=[("lost", {"reason": "killed"})] * 3)
     died = "its worker died 3 times: killed"
     assert heard[:5] == [
         *["retry t1: killed"] * 2,

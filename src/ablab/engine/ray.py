@@ -160,10 +160,8 @@ class RayPool:
             deliver(told["fingerprint"], told["what"], told["facts"])
 
     def _send(self, words: dict[str, Any]) -> None:
-        try:
+        with suppress(OSError):  # the session is dead: the next `wait` sees that too
             self._socket.sendall(json.dumps(words).encode() + b"\n")
-        except OSError:  # the session is dead: the next `wait` sees that too
-            pass
 
     def _read(self, seconds: float) -> list[bytes] | None:
         """Whole lines that came within some time; None when the other side is gone."""

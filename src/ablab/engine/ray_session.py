@@ -27,12 +27,13 @@ class Session:
     def __init__(self, link: socket.socket, asked: dict[str, Any]) -> None:
         import ray
 
-        self.ray, self.link, self.store = ray, link, asked["store"]
+        self.ray: Any = ray
+        self.link, self.store = link, asked["store"]
         self.local = asked["address"] is None
         self._connect(asked)
         if self.local:
             threading.Thread(target=self._watch, daemon=True).start()
-        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1)(_Mailbox).remote()
+        self.mailbox: Any = ray.remote(num_cpus=0, max_restarts=-1)(_Mailbox).remote()
         self.work = ray.remote(max_retries=0)(_work)
         # A GPU stays with the process that used it first, so where there are several a process is used only once.
         several = any(node["GPU"] > 1 for node in self.nodes())

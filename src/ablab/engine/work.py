@@ -22,7 +22,8 @@ class Outcome:
 class Work:
     """The stages of a plan by state: waiting for a parent, ready, done, or given up.
 
-    done: fingerprints in the store. order: fingerprints in the order in which those that are ready should start; the plan's own for the rest.
+    done: fingerprints in the store. order: fingerprints, in the order in which
+    those that are ready should start; the plan's own for the rest.
     Checks are ready first; nothing else is before all of them are settled (`checking`).
     """
 

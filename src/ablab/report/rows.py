@@ -71,7 +71,7 @@ def rows(study: Mapping[str, Any], data: pd.DataFrame) -> list[Row]:
     indices = sorted({row.index for row in bare})
     places = {index: place for place, index in enumerate(indices)}
     baseline = next((row.index for row in bare if row.variant == study["baseline"]), None)
-    by_index: dict[int, dict[int, Row]] = {}
+    by_index: dict[int, dict[int | None, Row]] = {}
     for row in bare:
         by_index.setdefault(row.index, {})[row.imgsz] = row
     compared = []

@@ -188,4 +188,4 @@ def _append(store: Store, lines: Iterable[Line]) -> None:
 
 
 def _file(store: Store) -> Path:
-    return Path(getattr(store, "local", None) or store.root) / FILE
+    return store.local / FILE
