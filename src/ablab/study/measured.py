@@ -23,7 +23,7 @@ class Line:
     """A stage that ran. parts: digest of its network (of its configuration, if it has none). units: see `units`.
 
     px: side of its images, 0 if it has none. macs_per_px: convolution MACs of its network for a pixel of the input,
-    known of a profile. peak_mb, disk_mb: None where nobody looked. at: position in time, seconds since 1970.
+    known of a profile. peak_mb, disk_mb: None where nobody looked.
     """
 
     fingerprint: str
@@ -188,4 +188,5 @@ def _append(store: Store, lines: Iterable[Line]) -> None:
 
 
 def _file(store: Store) -> Path:
-    return Path(getattr(store, "local", None) or store.root) / FILE
+    place: Any = store
+    return Path(getattr(store, "local", None) or place.root) / FILE
