@@ -72,23 +72,17 @@ def test_broken_head_is_told_how(tmp_path: Path, head: type, message: str) -> No
         run(tmp_path, head=broken)
 
 
-class OtherSchedule(AnchorHead):
-    """Differs in training alone, and only late in it."""
-
-    def loss(self, raw: list[Tensor], targets: Tensor, progress: float) -> dict[str, Tensor]:
-        losses = super().loss(raw, targets, progress)
-        return losses if progress < 0.9 else {name: 2 * loss for name, loss in losses.items()}
-
-
 class Unread(AnchorHead):
-    """Has a key that does nothing, or that stops the gradient of one loss."""
+    """Has a key that does nothing, one that stops the gradient of a loss, and one that acts late in training."""
 
-    def __init__(self, *args: Any, idle: int, stop: bool = False, **keys: Any) -> None:
+    def __init__(self, *args: Any, idle: int = 0, stop: bool = False, late: bool = False, **keys: Any) -> None:
         super().__init__(*args, **keys)
-        self.stop = stop
+        self.stop, self.late = stop, late
 
     def loss(self, raw: list[Tensor], targets: Tensor, progress: float) -> dict[str, Tensor]:
         losses = super().loss(raw, targets, progress)
+        if self.late and progress > 0.9:
+            losses["box"] = 2 * losses["box"]
         return losses | {"obj": losses["obj"].detach()} if self.stop else losses
 
 
@@ -109,4 +103,4 @@ def test_the_graph_of_a_key_that_does_nothing(tmp_path: Path) -> None:
     one = run(tmp_path, head=head(Unread, idle=1))["graph"]
     assert run(tmp_path, head=head(Unread, idle=2))["graph"] == one
     assert run(tmp_path, head=head(Unread, idle=1, stop=True))["graph"] != one  # equal losses, other gradients
-    assert run(tmp_path, head=head(OtherSchedule))["graph"] != run(tmp_path)["graph"]
+    assert run(tmp_path, head=head(Unread, late=True))["graph"] != one

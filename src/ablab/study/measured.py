@@ -23,7 +23,7 @@ class Line:
     """A stage that ran. parts: digest of its network (of its configuration, if it has none). units: see `units`.
 
     px: side of its images, 0 if it has none. macs_per_px: convolution MACs of its network for a pixel of the input,
-    known of a profile. peak_mb, disk_mb: None where nobody looked. at: position in time, seconds since 1970.
+    known of a profile. peak_mb, disk_mb: None where nobody looked.
     """
 
     fingerprint: str
@@ -165,13 +165,12 @@ def _batch(config: Mapping[str, Any]) -> int:
 
 
 def _disk_mb(store: Store, fingerprint: str) -> float | None:
-    folder = getattr(store, "folder", None)
+    """None where the files do not lie on this machine."""
     try:
-        files: Iterable[Path] = folder(fingerprint).iterdir() if folder else ()
-        sizes = [file.stat().st_size for file in files]
-    except (OSError, TypeError):
+        sizes = [file.stat().st_size for file in store.folder(fingerprint).iterdir()]
+    except OSError:
         return None
-    return sum(sizes) / 1e6 if sizes else None
+    return sum(sizes) / 1e6
 
 
 def _append(store: Store, lines: Iterable[Line]) -> None:

@@ -116,7 +116,7 @@ def _ratio(actual: float, forecast: float) -> str:
 def duration(seconds: float) -> str:
     """
     >>> duration(0.4), duration(75), duration(3725), duration(200_000)
-    ('0.4 s', '1 min 15 s', '1 h 02 min', '2 d 7 h')
+    ('0.4 s', '1 min 15 s', '1 h 02 min', '2 d 8 h')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"
