@@ -260,7 +260,12 @@ def store(words: list[str]) -> int:
     """See to the store: `ablab store ls | verify | gc [delete=true] | export study=NAME file=F | import file=F`."""
     from ablab.storekeeping import store_verb
 
-    return store_verb(words)
+    def recorded(config: dict[str, Any]) -> set[str]:
+        from ablab import tracking
+
+        return tracking.fingerprints(config["tracking"]["uri"])
+
+    return store_verb(words, recorded)
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {

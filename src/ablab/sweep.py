@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from ablab import machine
-from ablab.console import Progress, warn
+from ablab.console import Progress, table, warn
 from ablab.engine.execute import Pool, execute
 from ablab.engine.inline import Inline
 from ablab.engine.log import EventLog, file_of
@@ -21,6 +23,7 @@ from ablab.study.equal import equal_graphs
 from ablab.study.forecast import Forecast, costs, forecast
 from ablab.study.measured import caught_up, remember
 from ablab.study.order import order
+from ablab.study.outlook import comparison
 from ablab.study.plan import Plan, Stage
 from ablab.study.record import record
 
@@ -89,6 +92,8 @@ def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: b
         if messages := equal_graphs(plan, numbers):
             raise UserError("\n".join(messages))
 
+    ran: dict[str, dict[str, Any]] = {}
+    began = time.monotonic()
     with ExitStack() as stack:
         hearing: list[Any] = [stack.enter_context(Progress(plan, todo, slots)), *listeners]
         if todo and logged:
@@ -98,9 +103,14 @@ def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: b
             for listener in hearing:
                 listener(happening, stage, facts)
             if happening == "done":
+                ran[stage.fingerprint] = facts
                 remember(store, stage, facts)
 
-        return execute(plan, store, listen, pool, order(plan, todo, slots), approve)
+        outcome = execute(plan, store, listen, pool, order(plan, todo, slots), approve)
+    if ran and logged:
+        headers, rows = comparison(plan, expected, ran, slots, time.monotonic() - began)
+        print(table(headers, rows), file=sys.stderr)
+    return outcome
 
 
 def expectation(plan: Plan, store: Store, published: set[str]) -> Forecast:

@@ -66,8 +66,10 @@ class MemoryStore:
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         self.documents[name] = json.loads(json.dumps(content))
 
-    def checked(self, fingerprint: str) -> Path:
+    def folder(self, fingerprint: str) -> Path:
         return self.local / fingerprint
+
+    checked = folder
 
     @contextmanager
     def claim(self, fingerprint: str, expired: Any = None) -> Any:

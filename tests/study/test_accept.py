@@ -114,7 +114,7 @@ def test_nothing_to_keep(folder: Path, store: studies.MemoryStore) -> None:
 def test_a_parent_that_was_trained_otherwise(folder: Path, store: studies.MemoryStore, edit: Any) -> None:
     """An evaluation differs in code alone, but its weights come from another training, which has run already."""
     swept(store)
-    edit("my_parts", PART + "x = 1\n")
+    edit("my_parts", studies.PART + "x = 1\n")
     plan = studies.plan(Override("optim.clip", 5.0))
     store.finish(stage for f, stage in plan.stages.items() if stage.kind == "train" and not store.has(f))
     refused = {one.stage.kind: one.refused for one in accepted(store, plan)}

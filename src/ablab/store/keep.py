@@ -73,10 +73,10 @@ def studies(store: Store) -> dict[str, set[str]]:
     """The stages that each study in the store names."""
     found = {}
     for name in store.documents("studies"):
-        places = (store.read_json(name) or {}).get("places", {})
-        found[Path(name).stem] = (
-            {f for f in places.values() if files.is_plain(f)} if isinstance(places, dict) else set()
-        )
+        document = store.read_json(name) or {}
+        named = [document.get(key) for key in ("places", "before")]  # what it asks for, and what that replaces
+        every = [f for places in named if isinstance(places, dict) for f in places.values()]
+        found[Path(name).stem] = {f for f in every if files.is_plain(f)}
     return found
 
 

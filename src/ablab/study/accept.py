@@ -12,7 +12,7 @@ from typing import Any
 
 from ablab import machine
 from ablab.errors import UserError
-from ablab.store import Store
+from ablab.store import BusyError, LostLeaseError, Store
 from ablab.study.compare import differences, is_stage
 from ablab.study.places import before, places
 from ablab.study.plan import Plan, Stage
@@ -69,7 +69,7 @@ def _keep(stage: Stage, old: str, store: Store, git: dict[str, Any]) -> Kept:
         own = ("fingerprint", "label", "config", "inputs", "code", "modules", "data", "versions")
         new = {**record, **{key: getattr(stage, key) for key in own}, "accepted": accepted}
         _publish(store, new, store.checked(old))
-    except UserError as error:  # another process is at it, or the older result is damaged
+    except (UserError, BusyError, LostLeaseError) as error:  # another process is at it, or the older result is damaged
         return Kept(stage, old, (), str(error))
     return Kept(stage, old, modules)
 
