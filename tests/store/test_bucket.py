@@ -74,25 +74,42 @@ def test_a_second_publication_keeps_the_first_and_leaves_nothing(bucket: str) ->
     store, other = Store(bucket), Store(bucket)
     with store.claim(FINGERPRINT) as hold:
         record, out = write(hold, b"second")
-        fenced = hold.check
+        record["files"] = {"weights.bin": ""}
 
         def late() -> None:
-            """Both have passed their last check: only the conditional write tells them apart."""
-            fenced()
-            if not other.has(FINGERPRINT):
-                with other.claim(FINGERPRINT, busy(other).beat) as second:
-                    other.publish(second, *write(second, b"first"))
+            """Another one publishes after the last check: only the conditional write tells them apart."""
+            with other.claim(FINGERPRINT, busy(other).beat) as second:
+                other.publish(second, *write(second, b"first"))
+            out.mkdir(parents=True)
+            (out / "weights.bin").write_bytes(b"second")
 
-        hold.check = late  # type: ignore[method-assign]
-        assert store.place.publish(FINGERPRINT, 1, record | {"files": {"weights.bin": ""}}, out, late) is False
-    first = stage_objects()
-    assert len(first) == 2
-    assert b"first" in first.values()
+        assert store.place.publish(FINGERPRINT, 1, record, out, late) is False
+        first = stage_objects()
+        assert len(first) == 2
+        assert b"first" in first.values()
+        assert store.place.publish(FINGERPRINT, 1, record, out, lambda: None) is False
+        assert stage_objects() == first
     assert (store.checked(FINGERPRINT) / "weights.bin").read_bytes() == b"first"
+
+
+def test_a_holder_that_is_superseded_at_the_last_moment_publishes_nothing(bucket: str) -> None:
+    store = Store(bucket)
+    with store.claim(FINGERPRINT) as orphan:
+        record, out = write(orphan, b"orphan")
+
+        def late() -> None:
+            assert len(stage_objects()) == 1, "its files are there, its record is not"
+            store.claim(FINGERPRINT, busy(store).beat)
+            orphan.check()
+
+        with pytest.raises(LostLeaseError):
+            store.place.publish(FINGERPRINT, 1, record | {"files": {"weights.bin": ""}}, out, late)
+    assert stage_objects() == {}
 
 
 def test_two_processes_cannot_both_hold_a_stage(bucket: str) -> None:
     store = Store(bucket)
+    assert store.published() == set()
     with another(bucket) as first:
         assert first.claimed[0] == 1
         assert busy(store).pid == first.process.pid
@@ -101,6 +118,7 @@ def test_two_processes_cannot_both_hold_a_stage(bucket: str) -> None:
         assert store.place.take(FINGERPRINT, 1, {"nonce": "00"}) is None, "the token is taken, whoever asks"
         assert first.asked("check") == "mine"
         assert first.asked("publish", b"theirs") == store.read(FINGERPRINT)["files"]
+        assert store.published() == {FINGERPRINT}, "no listing is remembered"
     assert not [key for key in objects() if "/work/" in key]
 
 
