@@ -81,6 +81,8 @@ def test_a_killed_sweep_says_when_and_how_to_go_on(store: Path, capsys: pytest.C
     assert process.stdout.readline() == b"at work\n"
     assert "progressive: running" in told(capsys)
     process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert "progressive: died" in told(capsys)  # though its number is not free yet: nobody waited for it
     process.wait()
     with file_of(store, "progressive").open("a") as torn:
         torn.write('{"at": 1790000000.0, "pid"')

@@ -172,6 +172,17 @@ def test_the_newest_sweep_is_found_behind_many_lines(tmp_path: Path) -> None:
     assert [event["epoch"] for event in found[3:]] == [3, 4, 100, 8999, 9000]
 
 
+@pytest.mark.parametrize("block", [16, 40, 97, 333, 1000])
+def test_it_is_found_wherever_the_blocks_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(log_module, "BLOCK", block)
+    file = tmp_path / "events.jsonl"
+    EventLog(file, PLAN).close("interrupted")
+    for length in range(0, 60, 7):  # so that what is looked for lies across a cut once
+        with EventLog(file, PLAN) as log:
+            log("start", TRAIN, {"worker": "w" * length})
+        assert [event.get("worker") for event in last_sweep(file)] == [None, "w" * length, None]
+
+
 def test_another_sweep_in_the_same_log_does_not_mix_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "events.jsonl"
     other = EventLog(file, PLAN)

@@ -18,6 +18,7 @@ from ablab.engine.events import Events, within_epoch
 from ablab.study.plan import Plan, Stage
 
 ROTATED_ABOVE = 20_000_000  # bytes
+BLOCK = 1 << 20  # bytes read at once from the end
 WITHIN_EPOCH_EVERY = 10.0  # seconds, a stage
 _SWEEP = b'"event": "sweep"'
 _PROGRESS = re.compile(rb'\{"at": [\d.]+, "pid": (\d+), "event": "progress", "fingerprint": "([^"]+)"')
@@ -150,11 +151,10 @@ def _keep_latest(lines: dict[str, bytes], line: bytes) -> None:
 
 def _last_start(opened: BinaryIO) -> int:
     """Where the line of the newest `sweep` event begins; 0 if there is none."""
-    block = 1 << 20
     end = opened.seek(0, os.SEEK_END)
     tail = b""
     while end > 0:
-        start = max(end - block, 0)
+        start = max(end - BLOCK, 0)
         opened.seek(start)
         text = opened.read(end - start) + tail
         at = text.rfind(_SWEEP)
