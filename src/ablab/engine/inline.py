@@ -87,8 +87,10 @@ def _spoiled(plan: Plan, failed: Stage) -> set[str]:
 
 def _all_mistaken(plan: Plan, stage: Stage, mistakes: dict[str, str]) -> bool:
     """Whether each variant that a stage belongs to is known to be a mistake already."""
+    if not mistakes:
+        return False
     concerned = [replicate for replicate in plan.replicates if stage.fingerprint in replicate.stages]
-    return bool(mistakes and concerned) and all(mistakes.keys() & set(r.stages) for r in concerned)
+    return bool(concerned) and all(mistakes.keys() & set(r.stages) for r in concerned)
 
 
 def _told(plan: Plan, mistakes: dict[str, str]) -> str:
