@@ -38,6 +38,7 @@ base:
   schedule: constant
   schedule.imgsz: 64
   schedule.epochs: [6, 3, 3]
+  engine: inline
   engine.threads: 1
 factors:
   stem: {focus: {stem: focus}, conv: {stem: conv3x3}}

@@ -29,6 +29,7 @@ base:
   schedule.imgsz: 64
   schedule.epochs: 1
   optim.batch: 4
+  engine: inline
   engine.threads: 1
   engine.precision: fp32
   eval.every: 0
