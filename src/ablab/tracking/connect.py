@@ -28,6 +28,7 @@ from ablab.errors import UserError, nearest
 for _name in ("alembic", "mlflow"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback beside the exception it raises
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # of points that are there already, which MLflow tries to add
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each of MLflow's retries
 
 SERVERS, DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")

@@ -1,10 +1,9 @@
-"""Recording a study in a real MLflow on SQLite: the database's own rows are the judge."""
+"""Recording a study in a real MLflow, on SQLite and on PostgreSQL: the database's own rows are the judge."""
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
 import socket
 import sqlite3
 import sys
@@ -16,72 +15,13 @@ import pytest
 import study_record as made
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from what_mlflow_holds import STUDY, contents, rows, small
 
 from ablab import tracking
 from ablab.errors import UserError
 from ablab.tracking import runs
-from ablab.tracking.connect import connect
 
-STUDY = "from_yolov5s_to_lite"
 connecting = sys.modules["ablab.tracking.connect"]  # its package has a function of that name
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes more than a second."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(f"sqlite:///{file}", create=True)
-    return file
-
-
-@pytest.fixture
-def empty(template: Path, tmp_path: Path) -> str:
-    shutil.copy(template, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
-
-
-@pytest.fixture
-def other(template: Path, tmp_path: Path) -> str:
-    (tmp_path / "other").mkdir()
-    shutil.copy(template, tmp_path / "other" / "mlflow.db")
-    return f"sqlite:///{tmp_path}/other/mlflow.db"
-
-
-def small() -> dict[str, Any]:
-    """Two rungs of two seeds."""
-    study = made.ladder()
-    study["variants"] = study["variants"][:2]
-    study["seeds"] = [0, 1]
-    for variant in study["variants"]:
-        variant["replicates"] = variant["replicates"][:2]
-    return study
-
-
-def rows(uri: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything that MLflow holds, table by table."""
-    database = sqlite3.connect(uri.removeprefix("sqlite:///"))
-    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    return {table: sorted(database.execute(f"SELECT * FROM {table}"), key=repr) for table in tables}
-
-
-def contents(uri: str) -> list[Any]:
-    """What the current runs say, without the ids that MLflow draws."""
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(STUDY).experiment_id
-    found = []
-    for run in client.search_runs([experiment]):
-        tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.parentRunId"}
-        if tags.get("ablab.current") == "false":
-            continue
-        histories = {
-            key: sorted((m.timestamp, m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
-            for key in run.data.metrics
-        }
-        inputs = [(i.dataset.to_dictionary(), [t.value for t in i.tags]) for i in run.inputs.dataset_inputs]
-        files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
-        times = (run.info.status, run.info.start_time, run.info.end_time)
-        found.append((run.info.run_name, times, run.data.params, tags, histories, inputs, files))
-    return sorted(found, key=lambda entry: entry[0])
 
 
 def test_a_run_says_what_was_done(empty: str) -> None:
@@ -132,14 +72,64 @@ def test_curves_run_on_over_the_phases_within_the_stages_own_time(empty: str) ->
     assert ends[8] == second["started"] + 100
 
 
-def test_the_data_is_an_input_and_the_files_are_there(empty: str, tmp_path: Path) -> None:
+def test_a_point_has_the_time_at_which_its_epoch_ended(sqlite: str) -> None:
+    study = small()
+    stage = study["variants"][0]["replicates"][0]["stages"][3]  # the second phase
+    stage["timeline"] = [[1, 1_700_000_130.25], [2, 1_700_000_190.5], [4, 1_700_000_219.0]]
+    tracking.record(study, sqlite)
+    _, children = tracking.read(sqlite, STUDY)
+    history = MlflowClient(sqlite).get_metric_history(children[0]["run_id"], "train/loss")
+    ends = {m.step: m.timestamp for m in history}
+    assert (ends[5], ends[6], ends[8]) == (1_700_000_130_250, 1_700_000_190_500, 1_700_000_219_000)
+    assert ends[7] == 1000 * (stage["started"] + 75)  # the timeline lacks it: three quarters of the phase's 100 s
+
+
+def test_a_record_that_is_complete_is_told_by_one_run(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking.record(small(), empty)
+    searched = []
+    search = MlflowClient.search_runs
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        found = search(*args, **kwargs)
+        searched.extend(found)
+        return found
+
+    monkeypatch.setattr(MlflowClient, "search_runs", seen)
+    tracking.record(small(), empty)
+    assert [run.data.tags["ablab.kind"] for run in searched] == ["study"]
+    renamed = small()
+    renamed["variants"][1]["name"] = "+ a single C3"
+    tracking.record(renamed, empty)
+    assert [child["variant"] for child in tracking.read(empty, STUDY)[1]] == ["baseline"] * 2 + ["+ a single C3"] * 2
+
+
+def test_the_stages_that_a_record_needs(empty: str, tmp_path: Path) -> None:
+    assert tracking.fingerprints(f"sqlite:///{tmp_path}/none.db") == set()
+    assert tracking.fingerprints(empty) == set()
+    tracking.record(small(), empty)
+    tracking.record(small() | {"name": "another"}, empty)
+    again = small()
+    again["variants"][0]["replicates"][0] = made.replicate("yolov5s_v5", 0, 0.6, 1_700_000_500.0)
+    tracking.record(again, empty)
+
+    def named(study: dict[str, Any]) -> set[str]:
+        return {s["fingerprint"] for v in study["variants"] for r in v["replicates"] for s in r["stages"]}
+
+    assert tracking.fingerprints(empty) == named(again) | named(small())
+    tracking.record(again | {"name": "another"}, empty)
+    assert tracking.fingerprints(empty) == named(again)
+    with pytest.raises(UserError, match=r"tracking\.uri"):
+        tracking.fingerprints("http://127.0.0.1:9")
+
+
+def test_the_data_is_an_input_and_the_files_are_there(empty: str) -> None:
     tracking.record(small(), empty)
     _, children = tracking.read(empty, STUDY)
     run = MlflowClient(empty).get_run(children[0]["run_id"])
     (used,) = run.inputs.dataset_inputs
     assert used.dataset.name == "bccd"
     assert used.dataset.digest == made.fingerprint("bccd")[:36]
-    folder = tmp_path / "mlartifacts" / run.info.run_id / "artifacts"
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "batch: 8" in (folder / "config.yaml").read_text()
 
@@ -238,7 +228,7 @@ def test_runs_that_a_crash_left_open_are_finished(empty: str, other: str, monkey
     assert contents(empty) == contents(other)
 
 
-@pytest.mark.parametrize("at", [1, 3, 6, 7])  # opening the study, writing the new run, retiring the old, finishing
+@pytest.mark.parametrize("at", [1, 2, 4, 7, 8])  # opening the study, writing the new run, retiring the old, finishing
 def test_wherever_a_crash_comes_the_old_result_or_the_new_one_is_there(
     at: int, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +254,7 @@ def test_wherever_a_crash_comes_the_old_result_or_the_new_one_is_there(
         tracking.record(again, empty)
     monkeypatch.undo()
     written = ["create_run", "log_batch", "log_inputs", "set_terminated"]
-    assert calls == ["update_run", *written, "log_batch", "set_terminated"][:at]
+    assert calls == ["update_run", "log_batch", *written, "log_batch", "set_terminated"][:at]
     _, children = tracking.read(empty, STUDY)
     assert [child["metrics"]["map50/320"] for child in children[:3]] == [0.5, 0.52, 0.48]
     assert [child["metrics"]["map50/320"] for child in children[3:]] in ([0.499], [0.6])
@@ -296,6 +286,7 @@ def test_an_open_run_that_nobody_wants_is_closed(empty: str) -> None:
         made.replicate("one_c3", 0, 0.1, 5.0),
     )
     run_id = client.create_run(experiment, 5000, stray.tags | {"ablab.current": "true"}).info.run_id
+    client.update_run(tracking.read(empty, STUDY)[0]["run_id"], "RUNNING")  # as the crash left it
     tracking.record(small(), empty)
     run = client.get_run(run_id)
     assert (run.info.status, run.info.end_time, run.data.tags["ablab.current"]) == ("KILLED", 5000, "false")
