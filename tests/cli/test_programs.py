@@ -115,6 +115,15 @@ def test_a_wrong_study(mine: Folder, old: str, new: str, says: list[str]) -> Non
     mine.refused("plan", "mine", says=says)
 
 
+def test_data_that_changes_under_a_run_is_refused(mine: Folder) -> None:
+    mine.write("digits.csv", "1\n")
+    mine.write("train.py", SCRIPT + "open('digits.csv', 'a').write('2')\n")
+    mine.write("sweeps/mine.yaml", STUDY.replace("  code", "  data: [digits.csv]\n  code").replace("[0, 1]", "[0]"))
+    result = mine.run("sweep", "mine")
+    assert result.code == 1
+    assert "failed: the data changed while the sweep ran (files of digits.csv)" in result.out
+
+
 def test_a_number_that_is_not_there_is_told_once_a_run(mine: Folder) -> None:
     mine.write("sweeps/mine.yaml", STUDY.replace("accuracy: higher", "acuracy: higher"))
     result = mine.run("sweep", "mine")

@@ -191,9 +191,10 @@ def _require_same_data(stage: Stage, store: Store) -> None:
         return
     from ablab.data.identity import describe
 
-    now = describe(stage.config["data"], store.data_cache)
+    group = stage.config["data"]
+    now = describe(group, store.data_cache)
     if not set(stage.splits) <= now["splits"].keys() or content_digest(now, stage.splits) != stage.data:
         raise UserError(
-            f"the data changed while the sweep ran ({', '.join(stage.splits)} of data.root="
-            f"{stage.config['data'].get('root')}): the same command plans anew"
+            f"the data changed while the sweep ran ({', '.join(stage.splits)} of "
+            f"{group.get('root') or group.get('name')}): the same command plans anew"
         )

@@ -52,7 +52,7 @@ def run(config: dict[str, Any], inputs: dict[str, Path], out: Path, work: Path, 
     log = work / LOG
     _require_unchanged(command["code"])
     try:
-        with program(words, environment(threads), log, work / "guard") as started:
+        with program(words, _environment(threads), log, work / "guard") as started:
             _watch(started, log, emit)
     except OSError as error:
         if error.filename != words[0]:
@@ -67,11 +67,15 @@ def run(config: dict[str, Any], inputs: dict[str, Path], out: Path, work: Path, 
     return found
 
 
-def environment(threads: int) -> dict[str, str]:
-    """This process's environment with the threads limited, `python` found first beside this one, output unbuffered."""
+def _environment(threads: int) -> dict[str, str]:
+    """This process's environment with the threads limited, and Python's output as it comes."""
     limits = dict.fromkeys((*(f"{library}_NUM_THREADS" for library in THREADS), "LOKY_MAX_CPU_COUNT"), str(threads))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return os.environ | limits | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    return os.environ | limits | {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}
+
+
+def search_path() -> str:
+    """Where programs are looked for: beside this interpreter, then as everywhere."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def _require_unchanged(code: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ablab.config import Override, compose, flatten
 from ablab.errors import UserError, nearest
-from ablab.stages.command import environment
+from ablab.stages.command import search_path
 from ablab.stages.numbers import FORMATS
 from ablab.stages.placeholders import fill, placeholders
 from ablab.study.fingerprint import file_digest, imported_by, installed
@@ -141,7 +141,7 @@ def part(
     """
     threads = config["engine"]["threads"]
     words = fill(command.run, config["arguments"] | {"seed": seed, "threads": threads})
-    if shutil.which(words[0], path=environment(1)["PATH"]) is None:
+    if shutil.which(words[0], path=search_path()) is None:
         raise UserError(f"{source}: command.run: '{words[0]}' is no program that can be started here")
     told = {"run": words, "numbers": command.numbers, "keep": list(command.keep), "measure": list(measure)}
     return {"command": told | {"code": code}, "data": data_group(command), "engine": {"threads": threads}}
