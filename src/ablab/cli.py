@@ -72,7 +72,7 @@ def plan(words: list[str]) -> int:
 
 def sweep(words: list[str]) -> int:
     """Run a study and write its table: `ablab sweep study=NAME [key=value ...]`."""
-    from ablab.driver import attach_report, plan_study, render, reports_folder
+    from ablab.driver import plan_study, report_on, reports_folder
     from ablab.sweep import config_of, run
 
     study, asked = _study_argument(words)
@@ -80,8 +80,7 @@ def sweep(words: list[str]) -> int:
     config = config_of(compiled)
     reports_folder(config, study)  # told now if it cannot be written, not after the work
     outcome, _ = run(compiled)
-    table = render(config, study)
-    attach_report(config, study)
+    table = report_on(config, study)
     print(table.read_text())
     counts = f"{outcome.ran} stages ran, {outcome.cached} were in the store"
     print(f"{counts}. Table: {_shown(table)}", file=sys.stderr)

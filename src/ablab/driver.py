@@ -72,11 +72,20 @@ def render(config: dict[str, Any], study: str) -> Path:
     return write.render(config["tracking"]["uri"], study, reports_folder(config, study))
 
 
-def attach_report(config: dict[str, Any], study: str) -> None:
-    """Put the rendered report beside the study in MLflow."""
+def report_on(config: dict[str, Any], study: str) -> Path:
+    """A study's table.md, rendered anew and put beside the study in MLflow unless neither record nor code changed."""
     from ablab import tracking
+    from ablab.report import kept
 
-    tracking.log_report(config["tracking"]["uri"], study, reports_folder(config, study))
+    uri, folder = config["tracking"]["uri"], reports_folder(config, study)
+    recorded = tracking.digest_of(uri, study)
+    if recorded and kept.is_kept(folder, recorded):
+        return folder / "table.md"
+    table = render(config, study)
+    tracking.log_report(uri, study, folder)
+    if recorded:
+        kept.keep(folder, recorded)
+    return table
 
 
 def measure(asked: list[Override], kinds: set[str], weights: Path | None = None) -> list[dict[str, Any]]:

@@ -93,11 +93,15 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """The most resident memory that this process had since `reset_peak_memory`, in MB (10^6 bytes)."""
+    """The most resident memory, in MB (10^6 bytes), that this process had since `reset_peak_memory`, or a child ever."""
+    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024
+    own, children = (
+        resource.getrusage(who).ru_maxrss / unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
-        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6, 1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+    return round(max(own, children), 1)
 
 
 def host() -> dict[str, str]:

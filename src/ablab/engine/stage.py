@@ -61,7 +61,7 @@ def report(stage: Stage, store: Store, emit: Emit, expired: Any = None) -> tuple
         return "unusable", {"reason": str(error)}
     except DamagedError as error:
         return "damaged", {"reason": str(error), "fingerprint": error.fingerprint}
-    except OutOfMemoryError as error:
+    except (OutOfMemoryError, MemoryError) as error:
         return "memory", {"reason": str(error)}
     except UserError as error:
         return "mistake", {"reason": str(error)}

@@ -146,14 +146,20 @@ def _require_success(code: int, words: list[str], log: Path) -> None:
 
 
 def _tidy(out: Path, keep: list[str], wrote: list[str], emit: Emit) -> None:
-    """Delete what no pattern of `keep` matches, and say which of them match nothing."""
+    """Delete what no pattern of `keep` matches, and say which of them match nothing.
+
+    What lies in a folder there is kept as `folder__file`.
+    """
     kept = {pattern: {path for path in out.glob(pattern) if path.is_file()} for pattern in keep}
     for pattern, files in kept.items():
         if not files:
             emit({"message": f"keep: no file matches '{pattern}'; the program wrote {', '.join(wrote)}"})
     for path in sorted(out.rglob("*"), reverse=True):  # files before the folders that hold them
         if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path not in set().union(*kept.values()):
+            continue
+        if path not in set().union(*kept.values()):
             path.unlink()
+        elif path.parent != out:  # a stage's files lie side by side
+            path.rename(out / "__".join(path.relative_to(out).parts))
+    for folder in sorted((path for path in out.rglob("*") if path.is_dir()), reverse=True):
+        folder.rmdir()

@@ -94,3 +94,12 @@ def search(client: MlflowClient, experiments: list[str], wanted: str = "") -> li
         token = page.token
         if not token:
             return found
+
+
+def digest_of(uri: str, study: str) -> str | None:
+    """The digest of all that is recorded of a finished study; None where it is not, or not finished."""
+    client = connect(uri, create=False)
+    experiment = client.get_experiment_by_name(study)
+    found = search(client, [experiment.experiment_id], "tags.`ablab.kind` = 'study'") if experiment else []
+    done = [run for run in found if run.info.status != "RUNNING"]
+    return done[0].data.tags.get("ablab.whole") if done else None
