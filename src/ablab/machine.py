@@ -71,19 +71,23 @@ def gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def free_memory_mb() -> float:
-    """What this machine, or its container, still has to give, in MB (10^6 bytes)."""
+def free_memory() -> float:
+    """Bytes that this process may still take: what the machine has available, or its container's limit."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024 / 1e6
-    except (OSError, ValueError, StopIteration):  # not Linux: half of all there is, which errs low
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2e6 if hasattr(os, "sysconf") else 2e3
+        pages = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        free = 1024.0 * pages["MemAvailable"]
+    except (OSError, ValueError, KeyError, IndexError):  # not Linux: half of all there is, which errs low
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 if hasattr(os, "sysconf") else 2.0**31
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
     except (OSError, ValueError):  # no such group, or "max"
         return free
-    return min(free, limit / 1e6)
+    with suppress(OSError, ValueError, StopIteration):  # `current` counts cached files, which the system gives up
+        lines = (group / "memory.stat").read_text().splitlines()
+        limit += next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return min(free, limit)
 
 
 def reset_peak_memory() -> None:
@@ -93,11 +97,13 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """The most resident memory, in MB (10^6 bytes), that this process had since `reset_peak_memory`, or a child ever."""
+    """The most resident memory, in MB (10^6 bytes), that this process had since `reset_peak_memory`.
+
+    Of its children, that ended, the most that one ever had.
+    """
     unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024
-    own, children = (
-        resource.getrusage(who).ru_maxrss / unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 
+from ablab import machine
 from ablab.data import dataset, scenes, shared
 from ablab.data import fitted as module
 from ablab.data.fitted import fitted
@@ -108,7 +109,7 @@ def test_training_and_evaluation_batches_are_the_same_shared_kept_and_made_anew(
     assert list(shared.folder().glob("*.u8"))
     refuse()
     kept = batches()
-    monkeypatch.setattr(shared, "free_memory", lambda: 4.0 * (3 * SIZE * SIZE * 3 - 1))
+    monkeypatch.setattr(machine, "free_memory", lambda: 4.0 * (3 * SIZE * SIZE * 3 - 1))
     anew = batches()
     for train, evaluation in (kept, anew):
         assert same(train, there[0])
@@ -124,7 +125,7 @@ def test_unshared_images_are_kept_if_all_of_them_fit(
     refuse()
     read: list[int] = []
     monkeypatch.setattr(module, "read_image", lambda sample: read.append(sample.id) or read_image(sample))
-    monkeypatch.setattr(shared, "free_memory", lambda: 4.0 * 7 * 64 * 64 * 3 - (not fits))
+    monkeypatch.setattr(machine, "free_memory", lambda: 4.0 * 7 * 64 * 64 * 3 - (not fits))
     loader = Loader(squares, imgsz=64, batch=3, preprocess=PREPROCESS, augment=ON, seed=0)
     for n in range(2):
         list(loader.epoch(n))

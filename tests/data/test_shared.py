@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ablab import machine
 from ablab.data import shared as module
 from ablab.data.shared import folder, shared
 
@@ -152,7 +153,7 @@ def test_it_takes_a_quarter_of_what_is_free_and_never_more_than_the_bound(
 ) -> None:
     size = 6 * 256 * 256 * 3
     if scarce == "memory":
-        monkeypatch.setattr(module, "free_memory", lambda: 4.0 * size - 1)
+        monkeypatch.setattr(machine, "free_memory", lambda: 4.0 * size - 1)
     elif scarce == "disk":
         usage = type("Usage", (), {"free": 4 * size - 1})
         monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
@@ -211,4 +212,4 @@ def test_for_room_the_one_opened_longest_ago_goes_first(monkeypatch: pytest.Monk
 
 
 def test_free_memory_is_plausible() -> None:
-    assert 2**24 < module.free_memory() < 2**50
+    assert 2**24 < machine.free_memory() < 2**50

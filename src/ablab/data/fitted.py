@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ablab import machine
 from ablab.data import shared
 from ablab.data.form import Dataset, Sample, read_image
 from ablab.data.letterbox import Placement, fit, place
@@ -38,7 +39,7 @@ class Fitted:
         source = [imgsz, *self._keys(), [_source(sample) for sample in samples]]
         self._shared = shared.shared(source, shape, lambda index: self._fit(index)[0])
         self._kept: dict[int, Image] | None = None
-        if self._shared is None and np.prod(shape, dtype=np.float64) <= shared.free_memory() / 4:
+        if self._shared is None and np.prod(shape, dtype=np.float64) <= machine.free_memory() / 4:
             self._kept = {}
 
     def __getitem__(self, index: int) -> Image:

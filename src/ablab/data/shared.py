@@ -58,25 +58,6 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ablab" / "images"
 
 
-def free_memory() -> float:
-    """Bytes that this process may still take: what the machine has available, or its container's limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        pages = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        free = 1024.0 * pages["MemAvailable"]
-    except (OSError, ValueError, KeyError, IndexError):  # not Linux: half of all there is, which errs low
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 if hasattr(os, "sysconf") else 2.0**31
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or "max"
-        return free
-    with suppress(OSError, ValueError, StopIteration):  # `current` counts cached files, which the system gives up
-        lines = (group / "memory.stat").read_text().splitlines()
-        limit += next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-    return min(free, limit)
-
-
 def _key(source: Any, shape: tuple[int, ...]) -> str:
     import cv2  # here: `plan` imports this package and needs no pixels
 
@@ -127,7 +108,7 @@ def _made(file: Path, size: int, count: int, image: Callable[[int], NDArray[np.u
 def _is_room(within: Path, size: int) -> bool:
     """Whether `size` bytes more are a quarter at most of what is free in memory and on the disk, and do not exceed
     MOST_BYTES once what is old has been deleted."""
-    if size > min(free_memory() / 4, shutil.disk_usage(within).free / 4, MOST_BYTES):
+    if size > min(machine.free_memory() / 4, shutil.disk_usage(within).free / 4, MOST_BYTES):
         return False
     found = [(path.stat(), path) for path in within.iterdir() if path.suffix in (".u8", ".part")]
     left = sum(status.st_size for status, _ in found)

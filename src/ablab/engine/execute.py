@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ablab.engine.stage import StoreUnusableError
 from ablab.engine.work import Outcome, Work
 from ablab.errors import UserError
-from ablab.store import Store
+from ablab.store import DamagedError, Store
 from ablab.study.plan import Plan, Stage
 
 # happening: cached, start, progress, done, retry, failed, skipped, stopped
@@ -62,8 +62,7 @@ def execute(
     Raises UserError with every mistake that the checks found, before any training; StoreUnusableError when nothing
     can be published; KeyboardInterrupt when interrupted, once what runs has saved.
     """
-    published = store.published()
-    work = Work(plan, published, order)
+    work = Work(plan, _whole(plan, store), order)
     for fingerprint in work.done:
         listen("cached", plan.stages[fingerprint], {})
     run = _Run(plan, store, listen, work, approve)
@@ -74,6 +73,19 @@ def execute(
     with _interruptible(run.interrupt):
         run.through(pool())
     return run.outcome
+
+
+def _whole(plan: Plan, store: Store) -> set[str]:
+    """The plan's stages that are in the store; one whose record is damaged is put aside, and runs again."""
+    published = store.published() & plan.stages.keys()
+    for fingerprint in list(published) if store.on_disk else ():  # elsewhere reading them all would take minutes
+        try:
+            store.read(fingerprint)
+        except DamagedError as error:
+            place = store.quarantine(fingerprint)
+            print(f"ablab: {str(error).partition(';')[0]}. It is put aside in {place} and runs again", file=sys.stderr)
+            published.discard(fingerprint)
+    return published
 
 
 class _Run:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -51,6 +52,10 @@ class RayPool:
         self._nodes: list[dict[str, float]] = []
         self._fruitless = 0
         self._log = store.local / "ray.log"
+        # On a cluster a folder may be another one on each node: every worker looks for this document first.
+        self._witness = f"sweeps/{uuid.uuid4().hex}.json" if engine["address"] and store.on_disk else None
+        if self._witness:
+            store.write_json(self._witness, {"pid": os.getpid()})
         self._open()
 
     def room(self, stage: Stage, alone: bool) -> bool:
@@ -80,6 +85,8 @@ class RayPool:
 
     def close(self) -> None:
         """The session ends with the socket; what of it does not is killed, while this process goes on."""
+        if self._witness:
+            (self._store.local / self._witness).unlink(missing_ok=True)
         self._socket.close()
         threading.Thread(target=self._end, args=(self._process,), daemon=True).start()
 
@@ -115,9 +122,11 @@ class RayPool:
             {
                 "address": self._engine["address"],
                 "store": self._store.url,
+                "witness": self._witness,
+                "folder": os.getcwd(),
                 "cores": machine.cores(),
                 "gpus": machine.gpus(),
-                "memory": machine.free_memory_mb() * ROOM_LEFT,
+                "memory": machine.free_memory() / 1e6 * ROOM_LEFT,
                 "modules": [KINDS[kind].module for kind in self._kinds],
             }
         )
@@ -126,7 +135,9 @@ class RayPool:
             lines = self._read(max(until - time.monotonic(), 0.0))
             if not lines:
                 _kill_all_of(self._process.pid)
-                raise UserError(f"engine=ray: Ray does not start; {self._log} says why. engine=inline goes without it")
+                where = self._engine["address"]
+                what = f"engine.address={where}: no Ray cluster answers there" if where else "engine=ray: no Ray starts"
+                raise UserError(f"{what}; {self._log} says why. engine=inline goes without Ray")
             for line in lines:
                 told = json.loads(line)
                 if "refused" in told:

@@ -28,7 +28,8 @@ class Session:
         import ray
 
         self.ray: Any = ray
-        self.link, self.store = link, asked["store"]
+        self.link = link
+        self.place = {key: asked[key] for key in ("store", "witness", "folder")}
         self.local = asked["address"] is None
         self._connect(asked)
         if self.local:
@@ -59,6 +60,9 @@ class Session:
                 **quiet,
             )
         else:
+            host, _, port = asked["address"].removeprefix("ray://").rpartition(":")
+            if host:  # asked here, because Ray itself asks again for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             # The folder's code travels to the nodes, results and data do not.
             excluded = ["/.ablab", "/reports", "/.venv", "/.git", "*.pt", "*.safetensors", "*.jpg", "*.png"]
             self.ray.init(
@@ -103,7 +107,7 @@ class Session:
         needs, fingerprint = asked["needs"], asked["stage"]["fingerprint"]
         remote = self.gpu_work if needs["GPU"] else self.work
         options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "memory": int(needs["memory"] * MB)}
-        reference = remote.options(**options).remote(asked["stage"], self.store, asked["expired"], self.mailbox)
+        reference = remote.options(**options).remote(asked["stage"], self.place, asked["expired"], self.mailbox)
         self.running[fingerprint] = reference
         reference.future().add_done_callback(lambda future: self._ring(fingerprint, future))
 
@@ -158,18 +162,26 @@ class _Mailbox:
         return held
 
 
-def _work(stage: dict[str, Any], store: str, expired: Any, mailbox: Any) -> tuple[str, dict[str, Any]]:
-    """In a worker: one stage."""
+def _work(stage: dict[str, Any], place: dict[str, Any], expired: Any, mailbox: Any) -> tuple[str, dict[str, Any]]:
+    """In a worker: one stage, in the sweep's own folder where this node has it, else in the copy that Ray brought."""
+    import platform
+
     from ablab.engine.stage import report
     from ablab.store import Store
     from ablab.study.plan import Stage
 
+    if os.path.isdir(place["folder"]):
+        os.chdir(place["folder"])
     if os.getcwd() not in sys.path:  # a `_target_` may name a class in the user's own module
         sys.path.insert(0, os.getcwd())
-    asked = Stage(**stage | {"splits": tuple(stage["splits"])})
+    store = Store(place["store"])
+    if place["witness"] and store.read_json(place["witness"]) is None:
+        why = f"the node {platform.node()} does not see the store {place['store']}; put it where every node does"
+        return "unusable", {"reason": f"store={place['store']}: {why} (a shared folder, or s3://...)"}
+    asked = Stage(**stage | {"splits": tuple(stage["splits"]), "images": tuple(stage["images"])})
     return report(
         asked,
-        Store(store),
+        store,
         lambda facts: mailbox.put.remote(asked.fingerprint, facts),
         tuple(expired) if expired else None,
     )
@@ -197,10 +209,11 @@ def main() -> None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         session = Session(link, asked)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # OSError: no connection, none in time
         where = asked["address"]
-        refused = f"engine.address={where}: no Ray cluster answers there ({_first(error)})" if where else None
-        link.sendall(json.dumps({"refused": refused or f"engine=ray: Ray does not start ({error})"}).encode() + b"\n")
+        refused = f"engine.address={where}: no Ray cluster answers there ({_first(error)})"
+        refused = refused if where else f"engine=ray: Ray does not start ({_first(error)})"
+        link.sendall(json.dumps({"refused": refused}).encode() + b"\n")
         return
     try:
         session.serve()

@@ -16,7 +16,7 @@ from typing import Any
 from ablab import machine
 from ablab.errors import OutOfMemoryError, UserError
 from ablab.stages.declare import KINDS
-from ablab.store import BusyError, DamagedError, Hold, LostLeaseError, Store
+from ablab.store import BusyError, DamagedError, Hold, LostLeaseError, Store, StoreError
 from ablab.study import fingerprint
 from ablab.study.plan import Stage, content_digest
 
@@ -57,7 +57,7 @@ def report(stage: Stage, store: Store, emit: Emit, expired: Any = None) -> tuple
         return "fenced", {"reason": str(error)}
     except StoppedError:
         return "stopped", {"reason": "asked to stop"}
-    except StoreUnusableError as error:
+    except (StoreUnusableError, StoreError) as error:
         return "unusable", {"reason": str(error)}
     except DamagedError as error:
         return "damaged", {"reason": str(error), "fingerprint": error.fingerprint}
