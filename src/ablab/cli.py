@@ -79,7 +79,7 @@ def sweep(words: list[str]) -> int:
     compiled = plan_study(study, asked)
     config = config_of(compiled)
     reports_folder(config, study)  # told now if it cannot be written, not after the work
-    outcome, _ = run(compiled)
+    outcome, _ = run(compiled, lambda: plan_study(study, asked))
     table = report_on(config, study)
     print(table.read_text())
     counts = f"{outcome.ran} stages ran, {outcome.cached} were in the store"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from ablab.errors import UserError
 from ablab.store import Store
 from ablab.study.plan import Describe, Plan, baseline_config, compile, settle
 from ablab.study.study import Study, load, published, single
-from ablab.sweep import carry_out, run, store_of
+from ablab.sweep import carry_out, run, split_of, store_of
 
 
 def plan_study(name: str, asked: list[Override]) -> Plan:
     """The plan of `sweeps/<name>.yaml` under the command line's overrides."""
     study = load(name, asked)
-    return compile(study, describe_data(baseline_config(study)))
+    config = baseline_config(study)
+    return compile(study, describe_data(config), split=partial(split_of, Store(config["store"])))
 
 
 def plan_training(asked: list[Override]) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -37,8 +37,11 @@ def store_of(plan: Plan) -> Store:
     return Store(config_of(plan)["store"])
 
 
-def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
-    """Execute a plan and write it to MLflow, while it runs and at its end: (outcome, the study record)."""
+def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, dict[str, Any]]:
+    """Execute a plan and write it to MLflow, while it runs and at its end: (outcome, the study record).
+
+    replan: makes the plan anew after trainings had to be split for want of memory (`engine.split_batch`).
+    """
     from ablab import tracking
 
     uri = config_of(plan)["tracking"]["uri"]
@@ -46,25 +49,56 @@ def run(plan: Plan) -> tuple[Outcome, dict[str, Any]]:
     for left_out, equal in plan.duplicates:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
-    published = store.published()
-    listeners: list[Any] = []
-    live = None
-    if not plan.stages.keys() <= published:
-        live = tracking.Live(record(plan, store, {}), uri, warn)
-        listeners.append(live)
-    try:
-        outcome = carry_out(plan, store, listeners, logged=True)
-    except (KeyboardInterrupt, StoreUnusableError):
-        if live:
-            live.close()
-        with suppress(OSError, UserError):  # a half-done sweep is a record too
-            tracking.record(record(plan, store, {}), uri)
-        raise
-    if live:
-        live.close()
+    outcome = _recorded(plan, store, uri)
+    while replan and _split(plan, store, outcome):
+        plan, ran = replan(), outcome.ran
+        outcome = _recorded(plan, store, uri)
+        outcome.ran += ran
     facts = record(plan, store, outcome.failures)
     tracking.record(facts, uri)
     return outcome, facts
+
+
+def _recorded(plan: Plan, store: Store, uri: str) -> Outcome:
+    """Execute a plan, written to MLflow as it comes, and also if it is broken off."""
+    from ablab import tracking
+
+    live = None
+    if not plan.stages.keys() <= store.published():
+        live = tracking.Live(record(plan, store, {}), uri, warn)
+    try:
+        return carry_out(plan, store, [live] if live else [], logged=True)
+    except (KeyboardInterrupt, StoreUnusableError):
+        if live:
+            live.close()
+            live = None
+        with suppress(OSError, UserError):  # a half-done sweep is a record too
+            tracking.record(record(plan, store, {}), uri)
+        raise
+    finally:
+        if live:
+            live.close()
+
+
+def split_of(store: Store, fingerprint: str) -> int | None:
+    """The micro-batch that a training was found to need; None for one that never ran out of memory."""
+    return (store.read_json(f"memory/{fingerprint}.json") or {}).get("micro_batch")
+
+
+def _split(plan: Plan, store: Store, outcome: Outcome) -> bool:
+    """Note a smaller micro-batch for each training that memory did not suffice for; whether any can be had."""
+    found = False
+    for fingerprint in outcome.too_big:
+        stage = plan.stages[fingerprint]
+        if stage.kind == "train" and config_of(plan)["engine"].get("split_batch"):
+            batch = stage.config["optim"]["batch"]
+            now = stage.config["optim"].get("micro_batch") or batch
+            smaller = max((size for size in range(1, now) if batch % size == 0), default=None)
+            if smaller:
+                store.write_json(f"memory/{fingerprint}.json", {"micro_batch": smaller})
+                warn(f"{stage.label}: memory is short even alone, so its batch of {batch} goes in parts of {smaller}")
+                found = True
+    return found
 
 
 def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: bool = False) -> Outcome:

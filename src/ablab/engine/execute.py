@@ -223,6 +223,7 @@ class _Run:
     def _out_of_memory(self, stage: Stage, reason: str) -> None:
         """Beside others it may have been their fault: once more, with all memory to itself."""
         if stage.fingerprint in self._alone or self._stopping:
+            self.outcome.too_big.add(stage.fingerprint)
             self._fail(stage, "memory", {"reason": reason})
             return
         self._alone.add(stage.fingerprint)

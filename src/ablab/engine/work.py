@@ -12,11 +12,15 @@ from ablab.study.plan import Plan, Stage
 
 @dataclass
 class Outcome:
-    """failures: fingerprint -> reason, the stages that were skipped for want of a parent included."""
+    """failures: fingerprint -> reason, the stages that were skipped for want of a parent included.
+
+    too_big: those that ran out of memory with all of it to themselves.
+    """
 
     ran: int = 0
     cached: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    too_big: set[str] = field(default_factory=set)
 
 
 class Work:

@@ -23,6 +23,7 @@ from ablab.study.study import Study, Variant
 
 # data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}}
 Describe = Callable[[dict[str, Any]], dict[str, Any]]
+Split = Callable[[str], int | None]
 SettleVariant = Callable[[Variant], dict[str, Any]]  # a variant's complete configuration
 Chain = Callable[[dict[str, Any], int], "list[Stage]"]  # (configuration, seed) -> its stages, parents first
 
@@ -69,18 +70,25 @@ class Plan:
     duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, the one that does the same work)
 
 
-def compile(study: Study, describe: Describe, only: Iterable[str] = tuple(KINDS), weights: Path | None = None) -> Plan:
+def compile(
+    study: Study,
+    describe: Describe,
+    only: Iterable[str] = tuple(KINDS),
+    weights: Path | None = None,
+    split: Split = lambda _: None,
+) -> Plan:
     """The plan of a study.
 
     describe: tells the class names and content hash of a data set. only: kinds to plan.
-    weights: a file of the user's to evaluate, in place of training.
+    weights: a file of the user's to evaluate, in place of training. split: the micro-batch that a training, by its
+    fingerprint, must be split into where `engine.split_batch` allows it; None for one that has memory enough.
     Raises UserError for whatever in the configuration is wrong, before anything runs.
     """
     work: dict[tuple[str, ...], Variant] = {}
     equal: list[tuple[Variant, Variant]] = []
     settled: list[tuple[Variant, dict[str, Any], list[Stage]]] = []  # with the first seed's stages
     kinds = set(only)
-    settle_variant, chain = _program(study, describe) if study.command else _detector(describe, kinds, weights)
+    settle_variant, chain = _program(study, describe) if study.command else _detector(describe, kinds, weights, split)
     for variant in study.expand():
         config = settle_variant(variant)
         stages = chain(config, study.seeds[0])
@@ -111,13 +119,13 @@ def baseline_config(study: Study) -> dict[str, Any]:
     return compose(overrides).resolved
 
 
-def _detector(describe: Describe, kinds: set[str], weights: Path | None) -> tuple[SettleVariant, Chain]:
+def _detector(describe: Describe, kinds: set[str], weights: Path | None, split: Split) -> tuple[SettleVariant, Chain]:
     def settle_variant(variant: Variant) -> dict[str, Any]:
         config = settle(compose(variant.overrides), variant.overrides, describe)
         _check_splits(config, describe, kinds)
         return config
 
-    return settle_variant, lambda config, seed: _chain(config, seed, describe, kinds, weights)
+    return settle_variant, lambda config, seed: _chain(config, seed, describe, kinds, weights, split)
 
 
 def _program(study: Study, describe: Describe) -> tuple[SettleVariant, Chain]:
@@ -174,7 +182,9 @@ def _check_splits(config: dict[str, Any], describe: Describe, only: set[str]) ->
             )
 
 
-def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str], weights: Path | None) -> list[Stage]:
+def _chain(
+    config: dict[str, Any], seed: int, describe: Describe, only: set[str], weights: Path | None, split: Split
+) -> list[Stage]:
     """The stages of one replicate, parents first."""
     phases = config["schedule"]["phases"]
     resolutions = config["eval"]["resolutions"]
@@ -195,6 +205,9 @@ def _chain(config: dict[str, Any], seed: int, describe: Describe, only: set[str]
         for label, phase in _phases(config["schedule"]["phases"]):
             part = config | {"phase": phase, "seed": seed}
             train = make("train", f"{label}, seed {seed}", part, previous, content, ("train", *watched))
+            while config["engine"].get("split_batch") and (size := split(train.fingerprint)):
+                part = part | {"optim": part["optim"] | {"micro_batch": size}}
+                train = make("train", f"{label}, seed {seed}", part, previous, content, ("train", *watched))
             stages.append(train)
             previous = {"previous": train.fingerprint}
             trained = {"weights": train.fingerprint}
