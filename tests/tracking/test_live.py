@@ -112,14 +112,16 @@ def test_an_epoch_that_ran_twice_is_recorded_once(sqlite: str, template: Any, tm
     assert [step for _, step, _ in points] == list(range(1, 9))
 
 
-def test_a_changed_configuration_takes_new_runs(empty: str, other: str) -> None:
+@pytest.mark.parametrize("lived", [True, False])
+def test_a_changed_configuration_takes_new_runs(lived: bool, empty: str, other: str) -> None:
     events = list(happenings(shared()))
     play(shared(), empty, events[: len(events) // 2])
     left = {run.info.run_id for run in open_runs(empty)}
     changed = shared()
     for variant in changed["variants"]:
         variant["config"]["optim"]["ema"] = 0.99
-    play(changed, empty, events)
+    if lived:
+        play(changed, empty, events)
     tracking.record(changed, empty)
     assert not left & {child["run_id"] for child in tracking.read(empty, STUDY)[1]}
     assert contents(empty) == replayed(changed, other)

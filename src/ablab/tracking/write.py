@@ -47,7 +47,7 @@ def record(study: Mapping[str, Any], uri: str) -> None:
 def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
     experiment = find_experiment(client, study["name"], uri)
     replicates = [runs.replicate(study, v, seeded) for v in study["variants"] for seeded in v["replicates"]]
-    whole = digest([runs.parent_tags(study), [[replicate.digest, replicate.name] for replicate in replicates]])
+    whole = digest([runs.parent_tags(study), [replicate.digest for replicate in replicates]])
     if any(
         run.info.status != "RUNNING" and run.data.tags.get("ablab.whole") == whole
         for run in search(client, [experiment], "tags.`ablab.kind` = 'study'")
