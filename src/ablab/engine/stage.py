@@ -134,7 +134,8 @@ def _run(stage: Stage, store: Store, hold: Hold, emit: Emit) -> dict[str, Any]:
 class _Teller:
     """Passes a stage's events on, with the time at which each epoch ended; a crash does not lose those times.
 
-    An event of an epoch that ended has "epoch" and "epochs"; one from within an epoch has "step" as well.
+    An event of an epoch that ended has "epoch" and "epochs"; one from within an epoch has "step" as well; an empty one
+    only asks whether to stop.
     """
 
     def __init__(self, hold: Hold, emit: Emit) -> None:
@@ -154,7 +155,8 @@ class _Teller:
             self.timeline.append([event["epoch"], event["at"]])
             self._file.write_text(json.dumps(self.timeline))
             self._hold.keep()
-        self._emit(event)
+        if event:
+            self._emit(event)
         if not within and self._hold.stopping():
             raise StoppedError
 

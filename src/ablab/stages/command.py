@@ -106,6 +106,8 @@ def _watch(started: subprocess.Popen[bytes], log: Path, emit: Emit) -> None:
                 if said != told:
                     told = said
                     emit({"message": told})
+            if not ended:
+                emit({})  # nothing to say, but it is heard here whether the stage should stop
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
