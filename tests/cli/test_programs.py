@@ -68,7 +68,7 @@ def test_a_sweep_its_table_and_nothing_twice(mine: Folder) -> None:
     assert "2 stages ran, 4 were in the store" in again.err
     assert mine.run("report", "mine").out == again.out
     mine.write("train.py", SCRIPT + "print('more')\n")
-    assert "4 to run" in mine.run("plan", "mine").out
+    assert "4 stages to run" in mine.run("plan", "mine").out
 
 
 def test_a_variant_that_fails_leaves_the_others(mine: Folder) -> None:
