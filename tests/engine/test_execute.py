@@ -321,3 +321,28 @@ def test_an_interruption_lets_what_runs_save_and_starts_nothing_new(tmp_path: Pa
         engine.execute(two_variants(), store, quiet, lambda: pool)
     assert pool.started == ["sa", "sb", "t1"]
     assert store.has("t1".ljust(64, "0"))
+
+
+def test_an_interruption_reaches_a_stage_that_its_worker_takes_up_later(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    asked: list[bool] = []
+
+    class Slow(Script):
+        """Its worker takes the first stage up one look after the interruption."""
+
+        looks = 0
+
+        def wait(self, deliver: Deliver, seconds: float) -> None:
+            self.looks += 1
+            if self.looks == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            elif self.looks == 2:
+                self.hold = store.claim(self.running[0].fingerprint).__enter__()
+            else:
+                asked.append(self.hold.stopping())
+                self.hold.__exit__(None, None, None)
+                deliver(self.running.pop().fingerprint, "stopped", {})
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.execute(two_variants(), store, quiet, lambda: Slow(store))
+    assert asked == [True]

@@ -12,13 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from ablab.engine.stage import StoreUnusableError
 from ablab.engine.work import Outcome, Work
 from ablab.errors import UserError
-from ablab.store import DamagedError, Store
+from ablab.store import DamagedError, Store, StoreError
 from ablab.study.plan import Plan, Stage
 
 # happening: cached, start, progress, done, retry, failed, skipped, stopped
@@ -163,8 +163,9 @@ class _Run:
 
     def _ask_to_stop(self) -> None:
         for fingerprint in self.running.keys() - self._told_to_stop:
-            self._told_to_stop.add(fingerprint)
-            self.store.ask_to_stop(fingerprint)
+            with suppress(OSError, StoreError):  # one that takes nothing more; what runs then finds that out by itself
+                if self.store.ask_to_stop(fingerprint):  # else its worker has not taken it up yet: asked again soon
+                    self._told_to_stop.add(fingerprint)
 
     def _deliver(self, fingerprint: str, what: str, facts: dict[str, Any]) -> None:
         """Something happened to a running stage."""
@@ -173,6 +174,8 @@ class _Run:
             return
         if what == "progress":
             self.listen("progress", stage, facts)
+            if self._stopping:
+                self._ask_to_stop()
             return
         del self.running[fingerprint]
         reason = str(facts.get("reason", ""))
