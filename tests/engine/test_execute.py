@@ -346,3 +346,11 @@ def test_an_interruption_reaches_a_stage_that_its_worker_takes_up_later(tmp_path
     with pytest.raises(KeyboardInterrupt):
         engine.execute(two_variants(), store, quiet, lambda: Slow(store))
     assert asked == [True]
+
+
+def test_a_parent_that_two_children_find_damaged_starts_once(tmp_path: Path) -> None:
+    store, parent = Store(tmp_path), "t1".ljust(64, "0")
+    damaged: Any = ("damaged", {"reason": "sum: not as published", "fingerprint": parent})
+    pool, _ = scripted(store, slots=2, t2a=[damaged], t2b=[damaged])
+    again = pool.started[pool.started.index("t2b") + 1 :]
+    assert again.count("t1") == 1, pool.started

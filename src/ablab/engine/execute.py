@@ -144,6 +144,8 @@ class _Run:
             del self._later[fingerprint]
             self.work.put_back(fingerprint)
         while stage := self.work.next():
+            if stage.fingerprint in self.running:  # offered twice: two children found it damaged
+                continue
             if self._all_mistaken(stage):
                 self.work.give_up(stage.fingerprint)
                 continue
