@@ -354,3 +354,22 @@ def test_a_parent_that_two_children_find_damaged_starts_once(tmp_path: Path) -> 
     pool, _ = scripted(store, slots=2, t2a=[damaged], t2b=[damaged])
     again = pool.started[pool.started.index("t2b") + 1 :]
     assert again.count("t1") == 1, pool.started
+
+
+def test_without_room_a_sweep_waits_and_says_so_and_does_not_end_as_if_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NoNodeYet(Script):
+        looks = 0
+
+        def room(self, stage: Stage, alone: bool) -> bool:
+            return self.looks > 2 and super().room(stage, alone)
+
+        def wait(self, deliver: Deliver, seconds: float) -> None:
+            self.looks += 1
+            super().wait(deliver, seconds)
+
+    store = Store(tmp_path)
+    outcome = engine.execute(two_variants(), store, quiet, lambda: NoNodeYet(store))
+    assert outcome.ran == 5
+    assert capsys.readouterr().err.count("no node has room for smoke (sa)") == 1

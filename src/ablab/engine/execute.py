@@ -95,6 +95,7 @@ class _Run:
         self.running: dict[str, Stage] = {}
         self.interrupted = 0
         self._told_to_stop: set[str] = set()
+        self._told_no_room = False
         self._mistakes: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self._alone: set[str] = set()  # ran out of memory beside others
@@ -114,15 +115,18 @@ class _Run:
         approved = False
         try:
             while True:
+                waiting = None
                 if not self.work.checking and not approved and not self._mistakes and not self._stopping:
                     self.approve()
                     approved = True
                 if not self._stopping and not (self._mistakes and not self.work.checking):
-                    self._start(pool)
+                    waiting = self._start(pool)
                 if self._stopping:
                     self._ask_to_stop()
-                if not self.running and (self._stopping or not self._later):
+                if not self.running and (self._stopping or not (self._later or waiting)):
                     break
+                if waiting and not self.running:
+                    self._tell_no_room(waiting)
                 pool.wait(self._deliver, BUSY_PAUSE if self._later or not self.running else 1.0)
         finally:
             pool.close()
@@ -137,8 +141,8 @@ class _Run:
     def _stopping(self) -> bool:
         return bool(self.interrupted or self._fatal)
 
-    def _start(self, pool: Pool) -> None:
-        """Start what is ready in its order, as long as there is room for the next one."""
+    def _start(self, pool: Pool) -> Stage | None:
+        """Start what is ready in its order, as long as there is room for the next one; that one, if there is none."""
         now = time.monotonic()
         for fingerprint in [f for f, when in self._later.items() if when <= now]:
             del self._later[fingerprint]
@@ -153,10 +157,17 @@ class _Run:
             crowded = alone or any(f in self._alone for f in self.running)
             if (crowded and self.running) or not pool.room(stage, alone):
                 self.work.put_back(stage.fingerprint)
-                return
+                return stage
             self.running[stage.fingerprint] = stage
             self.listen("start", stage, {})
             pool.start(stage, self._expired(stage.fingerprint))
+        return None
+
+    def _tell_no_room(self, stage: Stage) -> None:
+        if not self._told_no_room:
+            self._told_no_room = True
+            told = f"ablab: no node has room for {stage.kind} ({stage.label}), and nothing runs: waiting for one that has"
+            print(told, file=sys.stderr, flush=True)
 
     def _expired(self, fingerprint: str) -> Any:
         """Another holder's lease, if it has shown no sign of life for as long as a lease lasts."""

@@ -8,6 +8,7 @@ is started anew, and what it ran is lost and tried again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -99,11 +100,18 @@ class RayPool:
 
     def _needs(self, stage: Stage, alone: bool) -> dict[str, float]:
         engine = stage.config.get("engine", {})
-        gpu = float(self._engine["gpu"]) if engine.get("device") == "cuda" else 0.0
-        # Alone, a stage gets what a whole node has; one that needs more than any node has gets that too.
-        most = max((node["memory"] for node in self._nodes), default=0.0)
-        memory = min(self._memory.get(stage.fingerprint, UNKNOWN_MB), most)
-        return {"CPU": float(engine.get("threads", 1)), "GPU": gpu, "memory": most if alone else memory}
+        needs = {
+            "CPU": float(engine.get("threads", 1)),
+            "GPU": float(self._engine["gpu"]) if engine.get("device") == "cuda" else 0.0,
+            "memory": math.inf if alone else self._memory.get(stage.fingerprint, UNKNOWN_MB),
+        }
+        # Alone, a stage gets what a whole node has; one that needs more than any node has gets that too. A GPU that
+        # this machine lacks is the stage's own to complain of; on a cluster a node that has one may come yet.
+        for what in needs:
+            most = max((node[what] for node in self._nodes), default=0.0)
+            if most or what == "memory" or (what == "GPU" and not self._engine["address"]):
+                needs[what] = min(needs[what], most)
+        return needs
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair()
