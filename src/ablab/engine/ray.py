@@ -57,7 +57,11 @@ class RayPool:
         self._witness = f"sweeps/{uuid.uuid4().hex}.json" if engine["address"] and store.on_disk else None
         if self._witness:
             store.write_json(self._witness, {"pid": os.getpid()})
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self._remove_witness()
+            raise
 
     def room(self, stage: Stage, alone: bool) -> bool:
         """First fit of what runs and of this one onto the nodes."""
@@ -86,10 +90,13 @@ class RayPool:
 
     def close(self) -> None:
         """The session ends with the socket; what of it does not is killed, while this process goes on."""
-        if self._witness:
-            (self._store.local / self._witness).unlink(missing_ok=True)
+        self._remove_witness()
         self._socket.close()
         threading.Thread(target=self._end, args=(self._process,), daemon=True).start()
+
+    def _remove_witness(self) -> None:
+        if self._witness:
+            (self._store.local / self._witness).unlink(missing_ok=True)
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
