@@ -54,15 +54,16 @@ def execute(
     pool: Callable[[], Pool],
     order: Iterable[str] | None = None,
     approve: Callable[[], None] = lambda: None,
+    published: set[str] | None = None,
 ) -> Outcome:
     """Run what is not in the store. The pool is made only if there is something to run.
 
     order: fingerprints in the order in which they should start. approve: called when all checks are settled, before
-    anything else starts; raises UserError if nothing else should.
+    anything else starts; raises UserError if nothing else should. published: what `whole` found, if it was asked.
     Raises UserError with every mistake that the checks found, before any training; StoreUnusableError when nothing
     can be published; KeyboardInterrupt when interrupted, once what runs has saved.
     """
-    work = Work(plan, _whole(plan, store), order)
+    work = Work(plan, whole(plan, store) if published is None else published, order)
     for fingerprint in work.done:
         listen("cached", plan.stages[fingerprint], {})
     run = _Run(plan, store, listen, work, approve)
@@ -75,10 +76,10 @@ def execute(
     return run.outcome
 
 
-def _whole(plan: Plan, store: Store) -> set[str]:
-    """The plan's stages that are in the store; one whose record is damaged is put aside, and runs again."""
-    published = store.published() & plan.stages.keys()
-    for fingerprint in list(published) if store.on_disk else ():  # elsewhere reading them all would take minutes
+def whole(plan: Plan, store: Store) -> set[str]:
+    """Stages in the store; one of the plan's whose record is damaged is put aside, and runs again."""
+    published = store.published()
+    for fingerprint in published & plan.stages.keys() if store.on_disk else ():  # elsewhere reading them all would take minutes
         try:
             store.read(fingerprint)
         except DamagedError as error:
