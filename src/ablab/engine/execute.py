@@ -79,7 +79,8 @@ def execute(
 def whole(plan: Plan, store: Store) -> set[str]:
     """Stages in the store; one of the plan's whose record is damaged is put aside, and runs again."""
     published = store.published()
-    for fingerprint in published & plan.stages.keys() if store.on_disk else ():  # elsewhere reading them all would take minutes
+    # Elsewhere reading them all would take minutes.
+    for fingerprint in published & plan.stages.keys() if store.on_disk else ():
         try:
             store.read(fingerprint)
         except DamagedError as error:
@@ -167,7 +168,7 @@ class _Run:
     def _tell_no_room(self, stage: Stage) -> None:
         if not self._told_no_room:
             self._told_no_room = True
-            told = f"ablab: no node has room for {stage.kind} ({stage.label}), and nothing runs: waiting for one that has"
+            told = f"ablab: no node has room for {stage.kind} ({stage.label}), and nothing runs: waiting for one"
             print(told, file=sys.stderr, flush=True)
 
     def _expired(self, fingerprint: str) -> Any:
