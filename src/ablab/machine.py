@@ -31,6 +31,8 @@ def settle(engine: dict[str, Any]) -> dict[str, Any]:
     for key, known in (("device", DEVICES), ("precision", PRECISIONS)):
         if engine[key] not in known:
             raise UserError(f"engine.{key}={engine[key]}: no such {key}. {nearest(engine[key], known)}")
+    if not 0 < engine.get("gpu", 1.0) <= 1:
+        raise UserError(f"engine.gpu={engine['gpu']}: expected a share of a GPU, above 0 and up to 1")
     device = engine["device"]
     if device == "auto":
         device = "cuda" if _gpu_visible() else "cpu"

@@ -51,7 +51,8 @@ def _explain(plan: Plan, store: Store, published: set[str]) -> None:
     print("" if reasons else "\nnothing would run")
     for count, variants, kinds, against, reason in reasons[:MOST_REASONS]:
         plural = "" if count == "1" else "s"
-        print(f"{count} {kinds} stage{plural} of {variants}, compared with the {against}:")
+        compared = f", compared with the {against}" if against else ""
+        print(f"{count} {kinds} stage{plural} of {variants}{compared}:")
         for part in reason.split("; "):
             print(textwrap.fill(part, 110, initial_indent="    ", subsequent_indent="        "))
     if len(reasons) > MOST_REASONS:

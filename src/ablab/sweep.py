@@ -10,7 +10,7 @@ from typing import Any
 
 from ablab import machine
 from ablab.console import Progress, table, warn
-from ablab.engine.execute import Pool, execute
+from ablab.engine.execute import Pool, execute, whole
 from ablab.engine.inline import Inline
 from ablab.engine.log import EventLog, file_of
 from ablab.engine.ray import RayPool
@@ -63,11 +63,11 @@ def _recorded(plan: Plan, store: Store, uri: str) -> Outcome:
     """Execute a plan, written to MLflow as it comes, and also if it is broken off."""
     from ablab import tracking
 
-    live = None
-    if not plan.stages.keys() <= store.published():
+    live, published = None, whole(plan, store)
+    if not plan.stages.keys() <= published:
         live = tracking.Live(record(plan, store, {}), uri, warn)
     try:
-        return carry_out(plan, store, [live] if live else [], logged=True)
+        return carry_out(plan, store, [live] if live else [], logged=True, published=published)
     except (KeyboardInterrupt, StoreUnusableError):
         if live:
             live.close()
@@ -101,13 +101,20 @@ def _split(plan: Plan, store: Store, outcome: Outcome) -> bool:
     return found
 
 
-def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: bool = False) -> Outcome:
+def carry_out(
+    plan: Plan,
+    store: Store,
+    listeners: Iterable[Any] = (),
+    logged: bool = False,
+    published: set[str] | None = None,
+) -> Outcome:
     """Execute a plan, shown on the terminal and, if `logged`, kept in the event log that `ablab status` reads.
 
-    listeners: who else hears what happens. What the stages took is remembered, for forecasts.
+    listeners: who else hears what happens. published: the stages in the store, where they have been looked at already.
+    What the stages took is remembered, for forecasts.
     """
     engine = config_of(plan)["engine"]
-    published = store.published()
+    published = whole(plan, store) if published is None else published
     expected = expectation(plan, store, published)
     slots = machine.at_once(engine)
     todo = expected.pending
@@ -122,8 +129,9 @@ def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: b
 
     def approve() -> None:
         """What only a network that was built can tell."""
-        smokes = [f for f, stage in plan.stages.items() if stage.kind == "smoke" and store.has(f)]  # one may have failed
-        numbers = {fingerprint: store.read(fingerprint)["numbers"] for fingerprint in smokes}
+        # Those that failed are not in the store.
+        built = [f for f, stage in plan.stages.items() if stage.kind == "smoke" and store.has(f)]
+        numbers = {fingerprint: store.read(fingerprint)["numbers"] for fingerprint in built}
         if messages := equal_graphs(plan, numbers):
             raise UserError("\n".join(messages))
 
@@ -141,7 +149,7 @@ def carry_out(plan: Plan, store: Store, listeners: Iterable[Any] = (), logged: b
                 ran[stage.fingerprint] = facts
                 remember(store, stage, facts)
 
-        outcome = execute(plan, store, listen, pool, order(plan, todo, slots), approve)
+        outcome = execute(plan, store, listen, pool, order(plan, todo, slots), approve, published)
     if ran and logged:
         headers, rows = comparison(plan, expected, ran, slots, time.monotonic() - began)
         print(table(headers, rows), file=sys.stderr)

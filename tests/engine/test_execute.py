@@ -321,3 +321,55 @@ def test_an_interruption_lets_what_runs_save_and_starts_nothing_new(tmp_path: Pa
         engine.execute(two_variants(), store, quiet, lambda: pool)
     assert pool.started == ["sa", "sb", "t1"]
     assert store.has("t1".ljust(64, "0"))
+
+
+def test_an_interruption_reaches_a_stage_that_its_worker_takes_up_later(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    asked: list[bool] = []
+
+    class Slow(Script):
+        """Its worker takes the first stage up one look after the interruption."""
+
+        looks = 0
+
+        def wait(self, deliver: Deliver, seconds: float) -> None:
+            self.looks += 1
+            if self.looks == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            elif self.looks == 2:
+                self.hold = store.claim(self.running[0].fingerprint).__enter__()
+            else:
+                asked.append(self.hold.stopping())
+                self.hold.__exit__(None, None, None)
+                deliver(self.running.pop().fingerprint, "stopped", {})
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.execute(two_variants(), store, quiet, lambda: Slow(store))
+    assert asked == [True]
+
+
+def test_a_parent_that_two_children_find_damaged_starts_once(tmp_path: Path) -> None:
+    store, parent = Store(tmp_path), "t1".ljust(64, "0")
+    damaged: Any = ("damaged", {"reason": "sum: not as published", "fingerprint": parent})
+    pool, _ = scripted(store, slots=2, t2a=[damaged], t2b=[damaged])
+    again = pool.started[pool.started.index("t2b") + 1 :]
+    assert again.count("t1") == 1, pool.started
+
+
+def test_without_room_a_sweep_waits_and_says_so_and_does_not_end_as_if_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NoNodeYet(Script):
+        looks = 0
+
+        def room(self, stage: Stage, alone: bool) -> bool:
+            return self.looks > 2 and super().room(stage, alone)
+
+        def wait(self, deliver: Deliver, seconds: float) -> None:
+            self.looks += 1
+            super().wait(deliver, seconds)
+
+    store = Store(tmp_path)
+    outcome = engine.execute(two_variants(), store, quiet, lambda: NoNodeYet(store))
+    assert outcome.ran == 5
+    assert capsys.readouterr().err.count("no node has room for smoke (sa)") == 1

@@ -12,13 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from ablab.engine.stage import StoreUnusableError
 from ablab.engine.work import Outcome, Work
 from ablab.errors import UserError
-from ablab.store import DamagedError, Store
+from ablab.store import DamagedError, Store, StoreError
 from ablab.study.plan import Plan, Stage
 
 # happening: cached, start, progress, done, retry, failed, skipped, stopped
@@ -54,15 +54,16 @@ def execute(
     pool: Callable[[], Pool],
     order: Iterable[str] | None = None,
     approve: Callable[[], None] = lambda: None,
+    published: set[str] | None = None,
 ) -> Outcome:
     """Run what is not in the store. The pool is made only if there is something to run.
 
     order: fingerprints in the order in which they should start. approve: called when all checks are settled, before
-    anything else starts; raises UserError if nothing else should.
+    anything else starts; raises UserError if nothing else should. published: what `whole` found, if it was asked.
     Raises UserError with every mistake that the checks found, before any training; StoreUnusableError when nothing
     can be published; KeyboardInterrupt when interrupted, once what runs has saved.
     """
-    work = Work(plan, _whole(plan, store), order)
+    work = Work(plan, whole(plan, store) if published is None else published, order)
     for fingerprint in work.done:
         listen("cached", plan.stages[fingerprint], {})
     run = _Run(plan, store, listen, work, approve)
@@ -75,10 +76,11 @@ def execute(
     return run.outcome
 
 
-def _whole(plan: Plan, store: Store) -> set[str]:
-    """The plan's stages that are in the store; one whose record is damaged is put aside, and runs again."""
-    published = store.published() & plan.stages.keys()
-    for fingerprint in list(published) if store.on_disk else ():  # elsewhere reading them all would take minutes
+def whole(plan: Plan, store: Store) -> set[str]:
+    """Stages in the store; one of the plan's whose record is damaged is put aside, and runs again."""
+    published = store.published()
+    # Elsewhere reading them all would take minutes.
+    for fingerprint in published & plan.stages.keys() if store.on_disk else ():
         try:
             store.read(fingerprint)
         except DamagedError as error:
@@ -95,6 +97,7 @@ class _Run:
         self.running: dict[str, Stage] = {}
         self.interrupted = 0
         self._told_to_stop: set[str] = set()
+        self._told_no_room = False
         self._mistakes: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self._alone: set[str] = set()  # ran out of memory beside others
@@ -114,15 +117,18 @@ class _Run:
         approved = False
         try:
             while True:
+                waiting = None
                 if not self.work.checking and not approved and not self._mistakes and not self._stopping:
                     self.approve()
                     approved = True
                 if not self._stopping and not (self._mistakes and not self.work.checking):
-                    self._start(pool)
+                    waiting = self._start(pool)
                 if self._stopping:
                     self._ask_to_stop()
-                if not self.running and (self._stopping or not self._later):
+                if not self.running and (self._stopping or not (self._later or waiting)):
                     break
+                if waiting and not self.running:
+                    self._tell_no_room(waiting)
                 pool.wait(self._deliver, BUSY_PAUSE if self._later or not self.running else 1.0)
         finally:
             pool.close()
@@ -137,13 +143,15 @@ class _Run:
     def _stopping(self) -> bool:
         return bool(self.interrupted or self._fatal)
 
-    def _start(self, pool: Pool) -> None:
-        """Start what is ready in its order, as long as there is room for the next one."""
+    def _start(self, pool: Pool) -> Stage | None:
+        """Start what is ready in its order, as long as there is room for the next one; that one, if there is none."""
         now = time.monotonic()
         for fingerprint in [f for f, when in self._later.items() if when <= now]:
             del self._later[fingerprint]
             self.work.put_back(fingerprint)
         while stage := self.work.next():
+            if stage.fingerprint in self.running:  # offered twice: two children found it damaged
+                continue
             if self._all_mistaken(stage):
                 self.work.give_up(stage.fingerprint)
                 continue
@@ -151,10 +159,17 @@ class _Run:
             crowded = alone or any(f in self._alone for f in self.running)
             if (crowded and self.running) or not pool.room(stage, alone):
                 self.work.put_back(stage.fingerprint)
-                return
+                return stage
             self.running[stage.fingerprint] = stage
             self.listen("start", stage, {})
             pool.start(stage, self._expired(stage.fingerprint))
+        return None
+
+    def _tell_no_room(self, stage: Stage) -> None:
+        if not self._told_no_room:
+            self._told_no_room = True
+            told = f"ablab: no node has room for {stage.kind} ({stage.label}), and nothing runs: waiting for one"
+            print(told, file=sys.stderr, flush=True)
 
     def _expired(self, fingerprint: str) -> Any:
         """Another holder's lease, if it has shown no sign of life for as long as a lease lasts."""
@@ -163,8 +178,9 @@ class _Run:
 
     def _ask_to_stop(self) -> None:
         for fingerprint in self.running.keys() - self._told_to_stop:
-            self._told_to_stop.add(fingerprint)
-            self.store.ask_to_stop(fingerprint)
+            with suppress(OSError, StoreError):  # one that takes nothing more; what runs then finds that out by itself
+                if self.store.ask_to_stop(fingerprint):  # else its worker has not taken it up yet: asked again soon
+                    self._told_to_stop.add(fingerprint)
 
     def _deliver(self, fingerprint: str, what: str, facts: dict[str, Any]) -> None:
         """Something happened to a running stage."""
@@ -173,6 +189,8 @@ class _Run:
             return
         if what == "progress":
             self.listen("progress", stage, facts)
+            if self._stopping:
+                self._ask_to_stop()
             return
         del self.running[fingerprint]
         reason = str(facts.get("reason", ""))

@@ -8,6 +8,7 @@ is started anew, and what it ran is lost and tried again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -56,7 +57,11 @@ class RayPool:
         self._witness = f"sweeps/{uuid.uuid4().hex}.json" if engine["address"] and store.on_disk else None
         if self._witness:
             store.write_json(self._witness, {"pid": os.getpid()})
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self._remove_witness()
+            raise
 
     def room(self, stage: Stage, alone: bool) -> bool:
         """First fit of what runs and of this one onto the nodes."""
@@ -85,10 +90,13 @@ class RayPool:
 
     def close(self) -> None:
         """The session ends with the socket; what of it does not is killed, while this process goes on."""
-        if self._witness:
-            (self._store.local / self._witness).unlink(missing_ok=True)
+        self._remove_witness()
         self._socket.close()
         threading.Thread(target=self._end, args=(self._process,), daemon=True).start()
+
+    def _remove_witness(self) -> None:
+        if self._witness:
+            (self._store.local / self._witness).unlink(missing_ok=True)
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
@@ -99,11 +107,18 @@ class RayPool:
 
     def _needs(self, stage: Stage, alone: bool) -> dict[str, float]:
         engine = stage.config.get("engine", {})
-        gpu = float(self._engine["gpu"]) if engine.get("device") == "cuda" else 0.0
-        # Alone, a stage gets what a whole node has; one that needs more than any node has gets that too.
-        most = max((node["memory"] for node in self._nodes), default=0.0)
-        memory = min(self._memory.get(stage.fingerprint, UNKNOWN_MB), most)
-        return {"CPU": float(engine.get("threads", 1)), "GPU": gpu, "memory": most if alone else memory}
+        needs = {
+            "CPU": float(engine.get("threads", 1)),
+            "GPU": float(self._engine["gpu"]) if engine.get("device") == "cuda" else 0.0,
+            "memory": math.inf if alone else self._memory.get(stage.fingerprint, UNKNOWN_MB),
+        }
+        # Alone, a stage gets what a whole node has; one that needs more than any node has gets that too. A GPU that
+        # this machine lacks is the stage's own to complain of; on a cluster a node that has one may come yet.
+        for what in needs:
+            most = max((node[what] for node in self._nodes), default=0.0)
+            if most or what == "memory" or (what == "GPU" and not self._engine["address"]):
+                needs[what] = min(needs[what], most)
+        return needs
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair()

@@ -149,11 +149,12 @@ class Store:
             self.place.remove(f"work/{fingerprint}")
         return record
 
-    def ask_to_stop(self, fingerprint: str) -> None:
-        """Ask who holds a stage to leave it unfinished; nothing if nobody does."""
+    def ask_to_stop(self, fingerprint: str) -> bool:
+        """Ask who holds a stage to leave it unfinished; False if nobody does."""
         now = standing(self.place, fingerprint)
         if not now.free:
             self.place.write(f"{files.token_place(fingerprint, now.token)}/{files.STOP}", b"")
+        return not now.free
 
     def holders(self) -> list[dict[str, Any]]:
         """Leases that were not released: {"fingerprint", "token", "host", "pid", "since", "gone", "beat"}.
