@@ -92,24 +92,27 @@ def free_memory() -> float:
     return min(free, limit)
 
 
-def reset_peak_memory() -> None:
-    """Count this process's peak memory from here on, where the system can."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+class PeakMemory:
+    """The most resident memory that this process had since this was made, or a child of it that ended since."""
+
+    def __init__(self) -> None:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # count from here on
+        self._children = _most_resident_mb(resource.RUSAGE_CHILDREN)
+
+    @property
+    def mb(self) -> float:
+        """In MB (10^6 bytes). A child counts if none before it had more: the system tells the most of all."""
+        own = _most_resident_mb(resource.RUSAGE_SELF)
+        with suppress(OSError, StopIteration, ValueError):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+        children = _most_resident_mb(resource.RUSAGE_CHILDREN)
+        return round(max(own, children if children > self._children else 0.0), 1)
 
 
-def peak_memory_mb() -> float:
-    """The most resident memory, in MB (10^6 bytes), that this process had since `reset_peak_memory`.
-
-    Of its children, that ended, the most that one ever had.
-    """
-    unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
-    return round(max(own, children), 1)
+def _most_resident_mb(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 
 def host() -> dict[str, str]:

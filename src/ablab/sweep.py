@@ -14,7 +14,7 @@ from ablab.engine.execute import Pool, execute, whole
 from ablab.engine.inline import Inline
 from ablab.engine.log import EventLog, file_of
 from ablab.engine.ray import RayPool
-from ablab.engine.stage import StoreUnusableError
+from ablab.engine.stage import StoreUnusableError, unusable
 from ablab.engine.work import Outcome
 from ablab.errors import UserError
 from ablab.store import Store
@@ -120,7 +120,10 @@ def carry_out(
     todo = expected.pending
     if todo and logged:
         name = f"studies/{plan.study.name}.json"
-        store.write_json(name, places.document(plan, published, store.read_json(name)))
+        try:
+            store.write_json(name, places.document(plan, published, store.read_json(name)))
+        except OSError as error:
+            raise unusable(store, error) or error from None
 
     def pool() -> Pool:
         if engine["name"] == "inline" or (len(plan.replicates) == 1 and not engine.get("address")):

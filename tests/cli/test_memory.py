@@ -9,16 +9,16 @@ import pytest
 from ablab.cli import main
 
 # As torch says it, for more than two images at a time.
-PART = '''
+PART = """
 from ablab.models.stems.conv import ConvStem
 
 
 class Greedy(ConvStem):
     def forward(self, image):
         if len(image) > 2:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to")
         return super().forward(image)
-'''
+"""
 
 
 @pytest.fixture

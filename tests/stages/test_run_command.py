@@ -333,7 +333,7 @@ def test_a_stage_whose_process_is_killed_leaves_no_orphan(stage: Stage, tmp_path
     assert holder.stdout
     pids = pids_of(holder.stdout.readline())
     assert len(pids) == 2
-    with (tmp_path / "work" / "guard").open() as lock:
+    with (tmp_path / ".guard").open() as lock:
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.kill(holder.pid, signal.SIGKILL)

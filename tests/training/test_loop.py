@@ -239,7 +239,7 @@ def test_events_tell_speed_and_loss_but_the_curve_does_not(tmp_path: Path, monke
     after = [event for event in events if "message" in event]
     for event, row, last in zip(after, numbers["curve"], (within[3], within[7]), strict=True):
         assert row.items() <= event.items()
-        assert event.keys() - row.keys() == {"message", "epochs", "images_per_second", "at"}
+        assert event.keys() - row.keys() == {"message", "epochs", "images_per_second"}
         assert last["loss"] == pytest.approx(row["loss"])  # after the last step the mean so far is the epoch's
     assert all(event["images_per_second"] > 0 for event in events)
     monkeypatch.setattr(loop, "TELL_EVERY", 1e9)

@@ -31,7 +31,7 @@ from ablab.errors import UserError, nearest
 class Composed:
     """One complete configuration.
 
-    resolved: plain nested dictionary, without interpolations; its groups are shared with others, so never change them.
+    resolved: plain nested dictionary, without interpolations.
     choices: group -> chosen file.
     """
 
@@ -86,7 +86,14 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
         tree = _set(base, leaves)
         check_knobs_are_read(references(OmegaConf.to_container(tree, resolve=False)), values, available)
         resolved = _resolve(tree)
-    return Composed(resolved, base.choices, base, tuple(values))
+    return Composed(_copy(resolved), base.choices, base, tuple(values))
+
+
+def _copy(node: Any) -> Any:
+    """The groups of `Resolver` are shared by all that compose the same: whoever changes his own changes no other's."""
+    if isinstance(node, dict):
+        return {key: _copy(value) for key, value in node.items()}
+    return [_copy(value) for value in node] if isinstance(node, list) else node
 
 
 def _set(base: Base, leaves: list[Leaf]) -> DictConfig:

@@ -103,6 +103,7 @@ class _Run:
         self._alone: set[str] = set()  # ran out of memory beside others
         self._later: dict[str, float] = {}  # held by another sweep: when to look again
         self._beats: dict[str, tuple[Any, float]] = {}  # fingerprint -> (lease as last seen, since when)
+        self._untold: set[str] = set()  # started, but most likely another sweep is still at it: told once it is ours
         self._fatal: UserError | None = None
 
     def interrupt(self) -> None:
@@ -111,7 +112,8 @@ class _Run:
             raise KeyboardInterrupt
         self._ask_to_stop()
         waiting = f": waiting for {len(self.running)} running stages to save" if self.running else ""
-        print(f"ablab: stopping{waiting}; once more stops at once", file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # the signal came while something was being printed
+            print(f"ablab: stopping{waiting}; once more stops at once", file=sys.stderr, flush=True)
 
     def through(self, pool: Pool) -> None:
         approved = False
@@ -161,7 +163,10 @@ class _Run:
                 self.work.put_back(stage.fingerprint)
                 return stage
             self.running[stage.fingerprint] = stage
-            self.listen("start", stage, {})
+            if stage.fingerprint in self._beats:
+                self._untold.add(stage.fingerprint)
+            else:
+                self.listen("start", stage, {})
             pool.start(stage, self._expired(stage.fingerprint))
         return None
 
@@ -187,7 +192,13 @@ class _Run:
         stage = self.running.get(fingerprint)
         if stage is None:  # late news of one that is settled
             return
+        if fingerprint in self._untold:
+            self._untold.discard(fingerprint)
+            if what != "busy":
+                self.listen("start", stage, {})
         if what == "progress":
+            if "at" in facts:  # an epoch is saved: however often its worker dies, it comes on
+                self._tries.pop(fingerprint, None)
             self.listen("progress", stage, facts)
             if self._stopping:
                 self._ask_to_stop()
@@ -208,7 +219,7 @@ class _Run:
                 if not self._stopping:  # asked by another sweep on this store, whose stage it was then
                     self._later[fingerprint] = time.monotonic()
             case "lost":
-                self._try_again(stage, reason)
+                self._try_again(stage, reason, counts=facts.get("blame") != "ray")
             case "memory":
                 self._out_of_memory(stage, reason)
             case "damaged":
@@ -227,11 +238,12 @@ class _Run:
             self.listen("retry", stage, {"reason": "another sweep is at it: waiting for its result"})
         self._later[stage.fingerprint] = time.monotonic() + BUSY_PAUSE
 
-    def _try_again(self, stage: Stage, reason: str) -> None:
+    def _try_again(self, stage: Stage, reason: str, counts: bool) -> None:
+        """counts: whether the stage may be to blame; that Ray dies again and again is the pool's to judge."""
         if self._stopping:
             self.listen("stopped", stage, {})
             return
-        self._tries[stage.fingerprint] += 1
+        self._tries[stage.fingerprint] += counts
         if self._tries[stage.fingerprint] < TRIES:
             self.listen("retry", stage, {"reason": reason})
             self.work.put_back(stage.fingerprint)
@@ -240,7 +252,10 @@ class _Run:
 
     def _out_of_memory(self, stage: Stage, reason: str) -> None:
         """Beside others it may have been their fault: once more, with all memory to itself."""
-        if stage.fingerprint in self._alone or self._stopping:
+        if self._stopping:
+            self.listen("stopped", stage, {})
+            return
+        if stage.fingerprint in self._alone:
             self.outcome.too_big.add(stage.fingerprint)
             self._fail(stage, "memory", {"reason": reason})
             return

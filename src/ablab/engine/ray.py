@@ -122,6 +122,7 @@ class RayPool:
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ablab.engine.ray_session", str(theirs.fileno())],
@@ -136,7 +137,7 @@ class RayPool:
         self._send(
             {
                 "address": self._engine["address"],
-                "store": self._store.url,
+                "store": self._store.address,
                 "witness": self._witness,
                 "folder": os.getcwd(),
                 "cores": machine.cores(),
@@ -148,7 +149,7 @@ class RayPool:
         until = time.monotonic() + START_SECONDS
         while not self._nodes:
             lines = self._read(max(until - time.monotonic(), 0.0))
-            if not lines:
+            if lines is None or time.monotonic() > until:
                 _kill_all_of(self._process.pid)
                 where = self._engine["address"]
                 what = f"engine.address={where}: no Ray cluster answers there" if where else "engine=ray: no Ray starts"

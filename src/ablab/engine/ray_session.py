@@ -60,9 +60,13 @@ class Session:
                 **quiet,
             )
         else:
-            host, _, port = asked["address"].removeprefix("ray://").rpartition(":")
-            if host:  # asked here, because Ray itself asks again for minutes
-                socket.create_connection((host, int(port)), timeout=10).close()
+            where = asked["address"]
+            if where == "auto":
+                where = self.ray._private.services.canonicalize_bootstrap_address_or_die("auto")
+            host, _, port = where.removeprefix("ray://").rpartition(":")
+            if not host:
+                raise ConnectionError("expected auto, HOST:PORT or ray://HOST:PORT")
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself asks again for minutes
             # The folder's code travels to the nodes, results and data do not.
             excluded = ["/.ablab", "/reports", "/.venv", "/.git", "*.pt", "*.safetensors", "*.jpg", "*.png"]
             self.ray.init(

@@ -85,14 +85,18 @@ def perform(stage: Stage, store: Store, emit: Emit, expired: Any = None) -> dict
                 return store.read(stage.fingerprint)
             return _run(stage, store, hold, emit)
     except OSError as error:
-        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(store.local)
-        if elsewhere or error.errno not in _STOPS_EVERYTHING:
-            raise
-        why = _STOPS_EVERYTHING[error.errno]
-        raise StoreUnusableError(
-            f"the store {store.url} cannot be written: {why} ({error.filename or error}). "
-            "What was finished is kept; mend it and give the same command again"
-        ) from None
+        raise unusable(store, error) or error from None
+
+
+def unusable(store: Store, error: OSError) -> StoreUnusableError | None:
+    """What an error of the store's own disk means for all of a sweep; None for any other."""
+    elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(store.local)
+    if elsewhere or error.errno not in _STOPS_EVERYTHING:
+        return None
+    return StoreUnusableError(
+        f"the store {store.url} cannot be written: {_STOPS_EVERYTHING[error.errno]} ({error.filename or error}). "
+        "What was finished is kept; mend it and give the same command again"
+    )
 
 
 def _run(stage: Stage, store: Store, hold: Hold, emit: Emit) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def _run(stage: Stage, store: Store, hold: Hold, emit: Emit) -> dict[str, Any]:
     inputs = {role: _folder(parent, store) for role, parent in stage.inputs.items()}
     run = importlib.import_module(KINDS[stage.kind].module).run
     started = time.time()
-    machine.reset_peak_memory()
+    peak = machine.PeakMemory()
     tell = _Teller(hold, emit)
     try:
         numbers = run(stage.config, inputs, out, hold.work, tell)
@@ -125,7 +129,7 @@ def _run(stage: Stage, store: Store, hold: Hold, emit: Emit) -> dict[str, Any]:
         "host": machine.host(),
         "started": started,
         "seconds": time.time() - started,
-        "peak_mb": machine.peak_memory_mb(),
+        "peak_mb": peak.mb,
         "timeline": tell.timeline,
     }
     return store.publish(hold, record, out)

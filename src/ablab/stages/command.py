@@ -29,6 +29,7 @@ from ablab.stages.placeholders import fill, plain
 from ablab.stages.process import program
 from ablab.study.fingerprint import file_digest
 
+GUARD = ".guard"  # that the store looks for before another attempt begins
 LOG = "log.txt"
 EVERY = 1.0  # seconds between looks at what the program printed
 LAST_LINES, LAST_CHARACTERS = 5, 800  # of its output in a failure's reason
@@ -52,7 +53,7 @@ def run(config: dict[str, Any], inputs: dict[str, Path], out: Path, work: Path, 
     log = work / LOG
     _require_unchanged(command["code"])
     try:
-        with program(words, _environment(threads), log, work / "guard") as started:
+        with program(words, _environment(threads), log, work.parent / GUARD) as started:
             _watch(started, log, emit)
     except OSError as error:
         if error.filename != words[0]:

@@ -187,6 +187,10 @@ class Bucket:
 
     # ------------------------------------------------------------------------------------------ attempts
 
+    def guarded(self, fingerprint: str) -> bool:
+        """Work files lie on each machine's own disk: nobody else writes there."""
+        return False
+
     def take(self, fingerprint: str, token: int, lease: dict[str, Any]) -> Path | None:
         """Begin attempt number `token`: its work folder, with the work files that were kept; None if it is taken."""
         place = files.token_place(fingerprint, token)

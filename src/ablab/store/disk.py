@@ -6,6 +6,7 @@ Raises OSError, with the file's name, for a disk that is full, read-only or fail
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -124,6 +125,17 @@ class Disk:
         return str(aside)
 
     # ------------------------------------------------------------------------------------------ attempts
+
+    def guarded(self, fingerprint: str) -> bool:
+        """Whether something holds a lock on the stage's guard file, `work/<fingerprint>/.guard`."""
+        try:
+            with (self.root / "work" / fingerprint / files.GUARD).open("r+b") as guard:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def take(self, fingerprint: str, token: int, lease: dict[str, Any]) -> Path | None:
         """Begin attempt number `token`: its work folder, with the work files of the last one; None if it is taken.

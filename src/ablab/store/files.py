@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 LEASE, RELEASED, STOP, KEPT, OUT = "lease.json", "released", "stop", "kept.json", "out"
+GUARD = ".guard"  # beside the attempts at a stage: locked as long as something that one of them started still runs
 
 
 def checksum(file: Path) -> str:

@@ -34,12 +34,14 @@ class Store:
 
     def __init__(self, url: str | Path, ttl: float = TTL) -> None:
         address = str(url)
+        self.address = address  # with a password, if it has one; `url` is for people
         self.ttl = ttl
         protocol, has_protocol, rest = address.partition("://")
         self.on_disk = not has_protocol or protocol in ("file", "local")
         self.place: Disk | Bucket
         if self.on_disk:
             self.place = Disk(Path(rest if has_protocol else address).expanduser().resolve())
+            self.address = str(self.place.root)
         else:
             from ablab.store.bucket import Bucket  # fsspec takes a while, and a disk needs none of it
 
@@ -113,7 +115,8 @@ class Store:
         self._mark()
         while True:
             now = standing(self.place, fingerprint)
-            if not now.free and now.beat != expired:
+            # Of a holder that is gone, a program that it started may still be on its way out.
+            if (not now.free and now.beat != expired) or (now.free and self.place.guarded(fingerprint)):
                 raise BusyError(fingerprint, now.beat, str(now.lease.get("host", "?")), now.lease.get("pid"))
             lease = new_lease()
             work = self.place.take(fingerprint, now.token + 1, lease)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ablab import machine
-from ablab.store import Store
+from ablab.store import DamagedError, Store
 from ablab.study.plan import Plan
 
 
@@ -15,6 +15,13 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
     Variants of a study over a command have no model and no input sizes; the study says what it measures instead.
     """
     study = plan.study
+    published = store.published()
+    records: dict[str, dict[str, Any]] = {}  # one dictionary a stage, however many replicates share it
+    for fingerprint in plan.stages.keys() & published:
+        try:
+            records[fingerprint] = store.read(fingerprint)
+        except DamagedError:  # the next sweep runs it again
+            store.quarantine(fingerprint)
     variants: dict[int, dict[str, Any]] = {}
     for planned in plan.replicates:
         variant = planned.variant
@@ -29,7 +36,7 @@ def record(plan: Plan, store: Store, failures: dict[str, str]) -> dict[str, Any]
                 "replicates": [],
             },
         )
-        stages = [store.read(fingerprint) for fingerprint in planned.stages if store.has(fingerprint)]
+        stages = [records[fingerprint] for fingerprint in planned.stages if fingerprint in records]
         reasons = [failures[fingerprint] for fingerprint in planned.stages if fingerprint in failures]
         entry["replicates"].append(replicate(planned.seed, list(planned.stages), stages, reasons))
     ordered = [variants[index] for index in sorted(variants)]
