@@ -48,8 +48,8 @@ measure: {resolutions: [64]}
 # `ablab sweep`, but every message of a training is printed, not one in five seconds.
 SWEEP = """
 import functools, sys
-from ablab import cli, driver
-driver.Progress = functools.partial(driver.Progress, every=0)
+from ablab import cli, sweep
+sweep.Progress = functools.partial(sweep.Progress, every=0)
 sys.exit(cli.main(["sweep", "study=small"]))
 """
 
@@ -66,11 +66,9 @@ def sweep(folder: Path) -> subprocess.Popen[bytes]:
 
 def files(folder: Path, pattern: str) -> set[tuple[Path, int]]:
     """Files of the store and when each was written (ns), while a sweep may be moving them."""
-    found = set()
-    for file in folder.glob(f".ablab/store/{pattern}"):
-        with suppress(FileNotFoundError):
-            found.add((file, file.stat().st_mtime_ns))
-    return found
+    while True:
+        with suppress(FileNotFoundError):  # a folder went while it was being listed
+            return {(file, file.stat().st_mtime_ns) for file in folder.glob(f".ablab/store/{pattern}")}
 
 
 def checkpoints(folder: Path) -> set[tuple[Path, int]]:
@@ -95,8 +93,9 @@ def results(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
 
 def recorded(folder: Path) -> list[str]:
     """MLflow's runs, their state and every point of their metrics, the time that training took aside."""
-    query = """SELECT name, status, lifecycle_stage, key, step, value FROM runs
-               LEFT JOIN metrics ON metrics.run_uuid = runs.run_uuid AND key != 'train/seconds'"""
+    query = """SELECT name, status, key, step, value FROM runs
+               LEFT JOIN metrics ON metrics.run_uuid = runs.run_uuid AND key != 'train/seconds'
+               WHERE lifecycle_stage = 'active'"""
     address = f"{(folder / '.ablab' / 'mlflow.db').as_uri()}?mode=ro"
     with suppress(sqlite3.OperationalError), closing(sqlite3.connect(address, uri=True)) as database:
         return sorted(map(repr, database.execute(query)))
