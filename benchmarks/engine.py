@@ -29,14 +29,14 @@ SCENES = {
     "model.width": 0.125,
     "data": "scenes",
     "data.size": 96,
-    "data.train": 192,
+    "data.train": 160,
     "data.val": 32,
     "data.test": 0,
     "data.digits": [0, 1],
     "eval.split": "val",
 }
 WALL = {"stem": ["focus", "conv3x3"], "head_prune.ratio": [0.0, 0.5]}
-WALL_BASE = SCENES | {"schedule.imgsz": 96, "schedule.epochs": 24, "eval.resolutions": [96]}
+WALL_BASE = SCENES | {"schedule.imgsz": 96, "schedule.epochs": 6, "eval.resolutions": [96]}
 ONE_PHASE_BASE = SCENES | {"schedule.imgsz": 96, "eval.resolutions": [96], "schedule": "constant"}
 
 
