@@ -200,3 +200,17 @@ def test_a_gpu_that_is_not_there(folder: Folder) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     folder.refused("sweep", "tiny", "engine.device=cuda", says=["engine.device=cuda", "no GPU", "engine.device=cpu"])
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["plan", "study=tiny", "--wyh"], "--wyh"),
+        (["plan", "study=tiny", "--why", "--acept-code"], "--acept-code"),
+        (["sweep", "study=tiny", "--why"], "--why"),
+        (["sweep", "study=tiny", "--accept-code"], "--accept-code"),
+    ],
+)
+def test_a_flag_that_is_none(folder: Folder, words: list[str], flag: str) -> None:
+    folder.refused(*words, says=[f"'{flag}'"])
+    assert folder.published() == {}

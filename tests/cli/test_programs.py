@@ -101,6 +101,12 @@ def test_a_wrong_word(mine: Folder, words: list[str], says: list[str]) -> None:
     ("old", "new", "says"),
     [
         ("  numbers: metrics.json\n", "", ["sweeps/mine.yaml: command: key 'numbers' is missing"]),
+        (
+            "numbers: metrics",
+            "nubmers: metrics",
+            ["command: unknown key 'nubmers'", "'numbers'?"],
+        ),
+        ("[train.py]", "train.py", ["sweeps/mine.yaml: command.code: expected a list of texts", "'train.py'"]),
         ("[train.py]", "[trian.py]", ["sweeps/mine.yaml: command.code", "'trian.py'"]),
         ("{depth} {seed}", "{dept} {seed}", ["sweeps/mine.yaml", "unknown key 'depth'", "Did you mean 'dept'?"]),
         ("run: python", "run: pyton", ["command.run: 'pyton' is no program"]),
