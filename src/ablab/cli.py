@@ -15,6 +15,7 @@ from typing import Any
 from ablab.config import Override, compose, flatten, groups, parse, yaml_names
 from ablab.errors import UserError, nearest
 
+OPTIONS = {"plan": ("--why", "--accept-code"), "train": ("-m", "--multirun")}
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -34,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
         if "-h" in rest or "--help" in rest:
             print(f"ablab {verb}: {VERBS[verb].__doc__}\n\n{_choices()}")
             return DONE
+        for word in rest:
+            if word.startswith("-") and word not in OPTIONS.get(verb, ()):
+                told = nearest(word, OPTIONS.get(verb, ())) if verb in OPTIONS else "It takes key=value only."
+                raise UserError(f"ablab {verb} {word}: no such option. {told}")
         return VERBS[verb](rest)
     except UserError as error:
         print(f"ablab: {error}", file=sys.stderr)

@@ -24,7 +24,7 @@ def store_verb(words: list[str], recorded: Recorded = lambda config: set()) -> i
     """
     word, *rest = words or [""]
     if word not in WORDS:
-        raise UserError(f"ablab store {word}: expected one of its words. {nearest(word, WORDS)}")
+        raise UserError(f"{f'ablab store {word}'.strip()}: expected one of its words. {nearest(word, WORDS)}")
     own_keys: dict[str, dict[str, Any]] = {
         "gc": {"delete": False},
         "export": {"study": None, "file": None},

@@ -55,7 +55,13 @@ def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, 
         outcome = _recorded(plan, store, uri)
         outcome.ran += ran
     facts = record(plan, store, outcome.failures)
-    tracking.record(facts, uri)
+    try:
+        tracking.record(facts, uri)
+    except UserError as error:
+        told = str(error).rstrip(".")
+        raise UserError(
+            f"{told}. Every result is in the store: the same command writes the record and the table"
+        ) from None
     return outcome, facts
 
 
@@ -118,12 +124,10 @@ def carry_out(
     expected = expectation(plan, store, published)
     slots = machine.at_once(engine)
     todo = expected.pending
-    if todo and logged:
-        name = f"studies/{plan.study.name}.json"
-        try:
-            store.write_json(name, places.document(plan, published, store.read_json(name)))
-        except OSError as error:
-            raise unusable(store, error) or error from None
+    if engine["device"] == "cpu" and engine["threads"] > machine.cores() and todo and not engine.get("address"):
+        warn(f"engine.threads={engine['threads']}: this machine has {machine.cores()} cores; more threads are slower")
+    if logged:
+        _remember_places(plan, store, published)
 
     def pool() -> Pool:
         if engine["name"] == "inline" or (len(plan.replicates) == 1 and not engine.get("address")):
@@ -157,6 +161,18 @@ def carry_out(
         headers, rows = comparison(plan, expected, ran, slots, time.monotonic() - began)
         print(table(headers, rows), file=sys.stderr)
     return outcome
+
+
+def _remember_places(plan: Plan, store: Store, published: set[str]) -> None:
+    """Which stages the study is made of: what `gc` and `export` keep, and what the next plan is compared with."""
+    name = f"studies/{plan.study.name}.json"
+    try:
+        last = store.read_json(name)
+        document = places.document(plan, published, last)
+        if last is None or last.get("places") != document["places"]:
+            store.write_json(name, document)
+    except OSError as error:
+        raise unusable(store, error) or error from None
 
 
 def expectation(plan: Plan, store: Store, published: set[str]) -> Forecast:

@@ -71,8 +71,9 @@ def execute(
     if len(work.done) == len(plan.stages):
         approve()
         return run.outcome
+    made = pool()  # a Ctrl-C while it starts ends all at once: there is nothing to save yet
     with _interruptible(run.interrupt):
-        run.through(pool())
+        run.through(made)
     return run.outcome
 
 
@@ -266,9 +267,9 @@ class _Run:
     def _mend(self, stage: Stage, parent: str, reason: str) -> None:
         """A parent's files are damaged: they are put aside, and it runs again first."""
         place = self.store.quarantine(parent)
-        self.listen(
-            "retry", stage, {"reason": f"{reason}. It is put aside in {place} and runs again" if place else reason}
-        )
+        what = reason.partition(";")[0]
+        told = f"{what}. It is put aside in {place} and runs again" if place else what
+        self.listen("retry", stage, {"reason": told})
         self.work.lost(parent)
         self.work.put_back(stage.fingerprint)
 

@@ -31,6 +31,7 @@ from ablab.stages.declare import KINDS
 from ablab.store import Store
 from ablab.study.plan import Stage
 
+SILENT_SECONDS = 3.0  # that a start may take without a word
 START_SECONDS = 90  # a session that is not ready by then never will be
 SESSIONS = 5  # in a row that end without anything having come of them
 UNKNOWN_MB = 1500.0  # a stage's memory, where none of its like was measured
@@ -60,7 +61,7 @@ class RayPool:
         try:
             self._open()
         except BaseException:
-            self._remove_witness()
+            self.close()
             raise
 
     def room(self, stage: Stage, alone: bool) -> bool:
@@ -146,19 +147,28 @@ class RayPool:
                 "modules": [KINDS[kind].module for kind in self._kinds],
             }
         )
-        until = time.monotonic() + START_SECONDS
+        began = time.monotonic()
+        until, told = began + START_SECONDS, False
         while not self._nodes:
-            lines = self._read(max(until - time.monotonic(), 0.0))
+            lines = self._read(min(max(until - time.monotonic(), 0.0), 1.0))
+            if not told and time.monotonic() - began > SILENT_SECONDS:
+                told = True
+                what = (
+                    f"for the Ray cluster at {self._engine['address']}"
+                    if self._engine["address"]
+                    else "for Ray to start"
+                )
+                print(f"ablab: waiting {what}", file=sys.stderr, flush=True)
             if lines is None or time.monotonic() > until:
                 _kill_all_of(self._process.pid)
                 where = self._engine["address"]
                 what = f"engine.address={where}: no Ray cluster answers there" if where else "engine=ray: no Ray starts"
                 raise UserError(f"{what}; {self._log} says why. engine=inline goes without Ray")
             for line in lines:
-                told = json.loads(line)
-                if "refused" in told:
-                    raise UserError(told["refused"])
-                self._nodes = told["nodes"]
+                answer = json.loads(line)
+                if "refused" in answer:
+                    raise UserError(answer["refused"])
+                self._nodes = answer["nodes"]
 
     def _start_anew(self, deliver: Deliver) -> None:
         """The session died, or one of Ray's own processes and with it the session."""

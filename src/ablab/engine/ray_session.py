@@ -52,6 +52,7 @@ class Session:
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
         if self.local:
             self.ray.init(
+                address="local",  # whatever else runs here, or RAY_ADDRESS names
                 num_cpus=asked["cores"],
                 num_gpus=asked["gpus"],
                 _memory=int(asked["memory"] * MB),
@@ -215,7 +216,8 @@ def main() -> None:
         session = Session(link, asked)
     except (OSError, RuntimeError, ValueError) as error:  # OSError: no connection, none in time
         where = asked["address"]
-        refused = f"engine.address={where}: no Ray cluster answers there ({_first(error)})"
+        lead = "" if "pip package" in str(error) else "no Ray cluster answers there: "
+        refused = f"engine.address={where}: {lead}{_first(error)}"
         refused = refused if where else f"engine=ray: Ray does not start ({_first(error)})"
         link.sendall(json.dumps({"refused": refused}).encode() + b"\n")
         return

@@ -27,6 +27,7 @@ from ablab.store.errors import DamagedError, LostLeaseError, StoreError
 
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # its cache's disk, not the storage
+_NO_STORE = ("http", "https", "memory")  # takes nothing, or is seen by one process alone
 _CONFLICT = "ConditionalRequestConflict"  # S3: another conditional write is under way
 
 
@@ -36,7 +37,7 @@ class Bucket:
     def __init__(self, address: str, shown: str, local: Path) -> None:
         self.url, self.local = shown, local
         protocol = address.partition("://")[0]
-        if protocol not in known_implementations:
+        if protocol not in known_implementations or protocol in _NO_STORE:
             raise StoreError(f"store={shown}: unknown protocol '{protocol}'. {nearest(protocol, _PACKAGES)}")
         try:
             # Listings must be true now: other machines write too.

@@ -127,6 +127,9 @@ def export(store: Store, study: str, file: Path) -> tuple[int, int]:
     document = store.read_json(f"studies/{study}.json")
     if document is None:
         raise UserError(f"study={study}: {store.url} knows no such study. {nearest(study, studies(store))}")
+    if file.is_dir() or not file.parent.is_dir():
+        found = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+        raise UserError(f"file={file}: expected a tar file to write, but {found}")
     named = studies(store)[study]
     wanted = _with_ancestors(named, {row["fingerprint"]: row for row in rows(store)})
     published = sorted(wanted & store.published())

@@ -38,6 +38,13 @@ class Store:
         self.ttl = ttl
         protocol, has_protocol, rest = address.partition("://")
         self.on_disk = not has_protocol or protocol in ("file", "local")
+        if not address.strip():
+            raise StoreError(
+                f"store={address}: expected a folder such as .ablab/store, or a URL such as s3://bucket/ablab"
+            )
+        if slip := re.match(r"([a-z][a-z0-9]+):/*", address) if not has_protocol else None:
+            rest_of_it = address[slip.end() :]
+            raise StoreError(f"store={address}: expected a folder or a URL; did you mean {slip[1]}://{rest_of_it}?")
         self.place: Disk | Bucket
         if self.on_disk:
             self.place = Disk(Path(rest if has_protocol else address).expanduser().resolve())

@@ -124,7 +124,7 @@ class Live:
                 pause = FLUSH_SECONDS
             except Exception as error:  # whatever it is: `record` meets it again and tells it in the open
                 self._session = None
-                self._trouble = f"{str(error).strip()} {LATER}"
+                self._trouble = f"{str(error).strip().rstrip('.')}. {LATER}"
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _flush(self) -> None:
