@@ -36,7 +36,7 @@ SCENES = {
     "eval.split": "val",
 }
 WALL = {"stem": ["focus", "conv3x3"], "head_prune.ratio": [0.0, 0.5]}
-WALL_BASE = SCENES | {"schedule.imgsz": 96, "schedule.epochs": 6, "eval.resolutions": [96]}
+WALL_BASE = SCENES | {"schedule.imgsz": 96, "schedule.epochs": 20, "eval.resolutions": [96]}
 ONE_PHASE_BASE = SCENES | {"schedule.imgsz": 96, "eval.resolutions": [96], "schedule": "constant"}
 
 
