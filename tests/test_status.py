@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sweep_events as made
 
-from ablab import machine
+from ablab import processes
 from ablab.cli import main
 from ablab.engine.log import EventLog, file_of
 
@@ -120,17 +120,17 @@ def test_an_interrupted_sweep_says_how_to_go_on(store: Path, capsys: pytest.Capt
 def test_a_sweep_of_another_machine_may_still_run(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = machine.process() | {"host": "elsewhere"}
-    monkeypatch.setattr(machine, "process", lambda: elsewhere)
+    elsewhere = processes.this() | {"host": "elsewhere"}
+    monkeypatch.setattr(processes, "this", lambda: elsewhere)
     log_of(store)("start", TRAIN, {})
     assert told(capsys).startswith("progressive: runs on another machine, if it still does: started 2")
 
 
 def test_a_process_of_another_boot_or_with_a_number_used_again_is_dead() -> None:
-    me = machine.process()
-    assert machine.alive(me) is True
-    assert machine.alive(me | {"boot": "another"}) is False
-    assert machine.alive(me | {"process_start": me["process_start"] + 1}) is False
+    me = processes.this()
+    assert processes.alive(me) is True
+    assert processes.alive(me | {"boot": "another"}) is False
+    assert processes.alive(me | {"process_start": me["process_start"] + 1}) is False
 
 
 def test_the_newest_sweep_is_told_of_unless_one_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,45 +150,6 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def process() -> dict[str, Any]:
-    """Who this process is, so that `alive` can tell later, on this machine, whether it still runs.
-
-    boot and process_start (clock ticks after boot) are null where there is no /proc.
-    """
-    return {"pid": os.getpid(), "host": platform.node(), "boot": _boot(), "process_start": _process_start(os.getpid())}
-
-
-def alive(process: dict[str, Any]) -> bool | None:
-    """Whether the process that `process()` described still runs; None if it is one of another machine."""
-    if process["host"] != platform.node():
-        return None
-    if process["boot"] != _boot():
-        return False
-    if process["boot"] is not None:
-        return _process_start(process["pid"]) == process["process_start"]
-    try:
-        os.kill(process["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _boot() -> str | None:
-    file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.is_file() else None
-
-
-def _process_start(pid: int) -> int | None:
-    """When a process began; None if there is none that runs (one that ended but was not waited for does not)."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state == "Z" else int(fields[18])
-
-
 def git_state() -> dict[str, Any]:
     """Commit and dirtiness of the repository around the working folder; empty where there is none."""
     try:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ablab import machine
+from ablab import processes
 from ablab.config import compose, parse
 from ablab.console import words
 from ablab.console.state import State
@@ -66,7 +66,7 @@ def show(state: State) -> None:
 
     from ablab.console.live import foot, render
 
-    lives = None if state.end else machine.alive(state.first)
+    lives = None if state.end else processes.alive(state.first)
     now = time.time() if lives else max(state.last, state.first["at"])
     width = shutil.get_terminal_size((100, 24)).columns
     console = Console(width=width, file=sys.stdout)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sweep_events as made
 
-from ablab import __version__, machine
+from ablab import __version__
 from ablab.engine import log as log_module
 from ablab.engine.log import EventLog, last_sweep
 
@@ -47,7 +47,7 @@ def test_the_first_line_says_what_runs_and_the_last_what_came_of_it(tmp_path: Pa
         4,
         [0, 1],
     )
-    assert machine.alive(first)
+    assert processes.alive(first)
     assert last["outcome"] == "finished"
     assert {key: last[key] for key in ("event", "ran", "cached", "failed")} == {
         "event": "end",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from working import FINGERPRINT, another, publish, stage_files, write
 
+from ablab import processes
 from ablab.store import BusyError, LostLeaseError, Store
 from ablab.store import lease as leases
 
@@ -190,17 +191,17 @@ def test_a_lease_that_was_cut_short_has_a_holder_until_ttl(tmp_path: Path) -> No
     ("change", "gone"),
     [
         ({}, False),
-        ({"born": "1"}, True),  # the number was given to another process since
+        ({"process_start": 1}, True),  # the number was given to another process since
         ({"pid": 2**22 + 5}, True),
-        ({"born": "1", "boot": "another"}, False),
-        ({"born": "1", "namespace": "pid:[1]"}, False),  # another container's
-        ({"pid": 2**22 + 5, "born": None}, False),
+        ({"process_start": 1, "boot": "another"}, False),
+        ({"process_start": 1, "namespace": "pid:[1]"}, False),  # another container's
+        ({"pid": 2**22 + 5, "process_start": None}, False),
         ({"pid": "1; rm"}, False),
         ({"pid": -1}, False),
     ],
 )
 def test_only_a_process_that_can_be_looked_for_is_known_to_be_gone(change: dict[str, object], gone: bool) -> None:
-    assert leases._gone(leases.new_lease() | change) == gone
+    assert processes.is_gone(leases.new_lease() | change) == gone
 
 
 def test_asked_to_stop(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from ablab import __version__, machine
+from ablab import __version__, processes
 from ablab.study.plan import Plan, Stage
 
 SHOWN_VARIANTS = 3
@@ -43,7 +43,7 @@ class Events:
             "event": "sweep",
             "study": self._plan.study.name,
             "command": shlex.join(["ablab", *sys.argv[1:]]),
-            **machine.process(),
+            **processes.this(),
             "version": __version__,
             "n_variants": len({replicate.variant.name for replicate in self._plan.replicates}),
             "seeds": list(self._plan.study.seeds),

@@ -10,8 +10,6 @@ asleep finds a higher token when it wakes: it can write into its own attempt alo
 from __future__ import annotations
 
 import json
-import os
-import platform
 import secrets
 import threading
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ablab import processes
 from ablab.errors import UserError
 from ablab.store import files
 from ablab.store.disk import Disk
@@ -63,59 +62,13 @@ def standing(place: Disk | Bucket, fingerprint: str) -> Standing:
     count = ""
     with suppress(FileNotFoundError):
         count = place.read(f"{folder}/{files.beat_name(nonce)}").decode(errors="replace")
-    gone = _gone(lease)
+    gone = processes.is_gone(lease)
     return Standing(token, lease, (token, nonce, count), free=gone, gone=gone)
 
 
 def new_lease() -> dict[str, Any]:
     """What says that this process holds a stage. `nonce` tells attempts apart that have the same token."""
-    return {
-        "nonce": secrets.token_hex(8),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "boot": _text("/proc/sys/kernel/random/boot_id"),
-        "namespace": _namespace(),
-        "born": _born(os.getpid()),
-        "since": time.time(),  # for people
-    }
-
-
-def _gone(lease: dict[str, Any]) -> bool:
-    """Whether the holder is known to be gone: it ran on this boot of this machine, where this process can look."""
-    pid, born = lease.get("pid"), lease.get("born")
-    here = lease.get("boot") and lease["boot"] == _text("/proc/sys/kernel/random/boot_id")
-    if not (here and born and type(pid) is int and pid > 0 and lease.get("namespace") == _namespace() != ""):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's: it may be hidden in /proc
-        pass
-    now = _born(pid)
-    return now is not None and now != born
-
-
-def _born(pid: int) -> str | None:
-    """When a process started, in ticks since boot; "gone" for a zombie, None if the system does not tell."""
-    state_on = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    if len(state_on) < 20:
-        return None
-    return "gone" if state_on[0] in "ZX" else state_on[19]
-
-
-def _namespace() -> str:
-    """The PID namespace, in whose /proc this process is itself; "" where there is no such thing."""
-    with suppress(OSError):
-        if os.readlink("/proc/self") == str(os.getpid()):
-            return os.readlink("/proc/self/ns/pid")
-    return ""
-
-
-def _text(path: str) -> str:
-    with suppress(OSError):
-        return Path(path).read_text().strip()
-    return ""
+    return {"nonce": secrets.token_hex(8), **processes.this(), "since": time.time()}  # since: for people
 
 
 class Hold:

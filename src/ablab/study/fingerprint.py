@@ -22,7 +22,7 @@ from ablab.config import PACKAGE
 from ablab.errors import UserError
 
 # They can word an error or start a stage, but not change a number.
-IRRELEVANT = ("ablab.errors", "ablab.cli", "ablab.config", "ablab.stages.declare", "ablab.study")
+IRRELEVANT = ("ablab.errors", "ablab.cli", "ablab.config", "ablab.machine", "ablab.stages.declare", "ablab.study")
 
 
 def digest(content: Any) -> str:
