@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sweep_events as made
 
-from ablab import __version__
+from ablab import __version__, processes
 from ablab.engine import log as log_module
 from ablab.engine.log import EventLog, last_sweep
 
