@@ -179,7 +179,7 @@ def overhead(stages: int) -> None:
     """Stages of a program that does nothing; what its process takes is within the stages' own seconds."""
     folder = Path(tempfile.mkdtemp())
     (folder / "sweeps").mkdir()
-    (folder / "nothing.sh").write_text("#!/bin/sh\necho '{\"x\": '$1'}' > $2/n.json\n")
+    (folder / "nothing.sh").write_text("#!/bin/sh\necho '{\"y\": '$1'}' > $2/n.json\n")
     (folder / "nothing.sh").chmod(0o755)
     content = {
         "question": "What does a stage cost that does nothing?",
@@ -187,7 +187,7 @@ def overhead(stages: int) -> None:
         "base": {"x": 0},
         "factors": {"x": {str(i): {"x": i} for i in range(stages)}},
         "seeds": [0],
-        "measure": {"x": "lower"},
+        "measure": {"y": "lower"},
     }
     (folder / "sweeps" / "bench.yaml").write_text(json.dumps(content))
     timed([sys.executable, "-m", "ablab.cli", "sweep", "study=bench"], folder)

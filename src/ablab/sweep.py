@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from ablab import machine
 from ablab.console import Progress, table, warn
-from ablab.engine.execute import Pool, execute, whole
+from ablab.engine.execute import execute, whole
 from ablab.engine.inline import Inline
 from ablab.engine.log import EventLog, file_of
 from ablab.engine.ray import RayPool
@@ -42,10 +45,7 @@ def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, 
 
     replan: makes the plan anew after trainings had to be split for want of memory (`engine.split_batch`).
     """
-    from ablab import tracking
-
     uri = config_of(plan)["tracking"]["uri"]
-    tracking.connect(uri, create=True)  # a wrong one is told now, not after hours of training
     for left_out, equal in plan.duplicates:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
@@ -54,6 +54,8 @@ def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, 
         plan, ran = replan(), outcome.ran
         outcome = _recorded(plan, store, uri)
         outcome.ran += ran
+    from ablab import tracking  # after the workers were started: it takes seconds
+
     facts = record(plan, store, outcome.failures)
     try:
         tracking.record(facts, uri)
@@ -67,23 +69,31 @@ def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, 
 
 def _recorded(plan: Plan, store: Store, uri: str) -> Outcome:
     """Execute a plan, written to MLflow as it comes, and also if it is broken off."""
-    from ablab import tracking
+    live: list[Any] = []
 
-    live, published = None, whole(plan, store)
-    if not plan.stages.keys() <= published:
-        live = tracking.Live(record(plan, store, {}), uri, warn)
+    def listeners() -> list[Any]:
+        from ablab import tracking
+
+        tracking.connect(uri, create=True)  # a wrong one is told now, not after hours of training
+        if not plan.stages.keys() <= store.published():
+            live.append(tracking.Live(record(plan, store, {}), uri, warn))
+            # Its libraries take seconds to import, for which nobody need wait at the end.
+            threading.Thread(target=importlib.import_module, args=("ablab.report.render",), daemon=True).start()
+        return list(live)
+
     try:
-        return carry_out(plan, store, [live] if live else [], logged=True, published=published)
+        return carry_out(plan, store, listeners, logged=True)
     except (KeyboardInterrupt, StoreUnusableError):
-        if live:
-            live.close()
-            live = None
+        while live:
+            live.pop().close()
         with suppress(OSError, UserError):  # a half-done sweep is a record too
+            from ablab import tracking
+
             tracking.record(record(plan, store, {}), uri)
         raise
     finally:
-        if live:
-            live.close()
+        while live:
+            live.pop().close()
 
 
 def split_of(store: Store, fingerprint: str) -> int | None:
@@ -110,13 +120,14 @@ def _split(plan: Plan, store: Store, outcome: Outcome) -> bool:
 def carry_out(
     plan: Plan,
     store: Store,
-    listeners: Iterable[Any] = (),
+    listeners: Callable[[], list[Any]] = list,
     logged: bool = False,
     published: set[str] | None = None,
 ) -> Outcome:
     """Execute a plan, shown on the terminal and, if `logged`, kept in the event log that `ablab status` reads.
 
-    listeners: who else hears what happens. published: the stages in the store, where they have been looked at already.
+    listeners: makes those who else hear what happens, while the workers start. published: the stages in the store, where
+    they have been looked at already.
     What the stages took is remembered, for forecasts.
     """
     engine = config_of(plan)["engine"]
@@ -129,10 +140,9 @@ def carry_out(
     if logged:
         _remember_places(plan, store, published)
 
-    def pool() -> Pool:
-        if engine["name"] == "inline" or (len(plan.replicates) == 1 and not engine.get("address")):
-            return Inline(store)
-        return RayPool(store, engine, expected.peak_mb, {plan.stages[fingerprint].kind for fingerprint in todo})
+    workers = None
+    if todo and engine["name"] != "inline" and (len(plan.replicates) > 1 or engine.get("address")):
+        workers = RayPool(store, engine, expected.peak_mb, {plan.stages[fingerprint].kind for fingerprint in todo})
 
     def approve() -> None:
         """What only a network that was built can tell."""
@@ -145,7 +155,10 @@ def carry_out(
     ran: dict[str, dict[str, Any]] = {}
     began = time.monotonic()
     with ExitStack() as stack:
-        hearing: list[Any] = [stack.enter_context(Progress(plan, todo, slots)), *listeners]
+        if workers:
+            stack.callback(workers.close)
+        others = listeners()
+        hearing: list[Any] = [stack.enter_context(Progress(plan, todo, slots)), *others]
         if todo and logged:
             hearing.append(stack.enter_context(EventLog(file_of(store.local, plan.study.name), plan, todo, slots)))
 
@@ -156,6 +169,7 @@ def carry_out(
                 ran[stage.fingerprint] = facts
                 remember(store, stage, facts)
 
+        pool = workers.ready if workers else partial(Inline, store)
         outcome = execute(plan, store, listen, pool, order(plan, todo, slots), approve, published)
     if ran and logged:
         headers, rows = comparison(plan, expected, ran, slots, time.monotonic() - began)

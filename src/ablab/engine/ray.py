@@ -41,8 +41,8 @@ ROOM_LEFT = 0.9  # of the memory that is free when a session starts
 class RayPool:
     """See ablab.engine.execute.Pool.
 
-    engine: the configuration group. memory_mb: expected peak memory of stages, by fingerprint.
-    Raises UserError where Ray cannot start, or no cluster answers at engine.address.
+    engine: the configuration group. memory_mb: expected peak memory of stages, by fingerprint. Ray begins to start when
+    this is made, and is waited for by `ready`.
     """
 
     def __init__(
@@ -58,11 +58,19 @@ class RayPool:
         self._witness = f"sweeps/{uuid.uuid4().hex}.json" if engine["address"] and store.on_disk else None
         if self._witness:
             store.write_json(self._witness, {"pid": os.getpid()})
+        self._launch()
+
+    def ready(self) -> RayPool:
+        """Wait until stages can be started.
+
+        Raises UserError where Ray cannot start, or no cluster answers at engine.address.
+        """
         try:
-            self._open()
+            self._await()
         except BaseException:
             self.close()
             raise
+        return self
 
     def room(self, stage: Stage, alone: bool) -> bool:
         """First fit of what runs and of this one onto the nodes."""
@@ -121,7 +129,7 @@ class RayPool:
                 needs[what] = min(needs[what], most)
         return needs
 
-    def _open(self) -> None:
+    def _launch(self) -> None:
         ours, theirs = socket.socketpair()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
@@ -147,6 +155,8 @@ class RayPool:
                 "modules": [KINDS[kind].module for kind in self._kinds],
             }
         )
+
+    def _await(self) -> None:
         began = time.monotonic()
         until, told = began + START_SECONDS, False
         while not self._nodes:
@@ -182,7 +192,8 @@ class RayPool:
         self._socket.close()
         _kill_all_of(self._process.pid)
         self._process.wait()
-        self._open()
+        self._launch()
+        self._await()
         for fingerprint in lost:
             deliver(fingerprint, "lost", {"reason": "Ray died", "blame": "ray"})
 
