@@ -22,9 +22,10 @@ from typing import Any
 from plan import cost, write_study
 
 from ablab import machine
-from ablab.driver import plan_study, store_of
+from ablab.driver import plan_study
 from ablab.store import Store
 from ablab.study.plan import Stage
+from ablab.sweep import store_of
 
 STARTED = 1_700_000_000.0
 SWEEP = """
@@ -63,9 +64,9 @@ def publish(store: Store, stage: Stage, number: int) -> None:
     record = {"fingerprint": stage.fingerprint, "kind": stage.kind, "label": stage.label, "config": stage.config}
     record |= {"inputs": stage.inputs, "numbers": numbers(stage, random.Random(stage.fingerprint)), "data": stage.data}
     record |= {"versions": stage.versions, "code": stage.code, "host": machine.host()}
-    with store.claim(stage.fingerprint) as work:
-        (work / "out").mkdir(exist_ok=True)
-        store.publish(stage.fingerprint, record | {"started": STARTED + number, "seconds": 1.0}, work / "out")
+    with store.claim(stage.fingerprint) as hold:
+        (hold.work / "out").mkdir(exist_ok=True)
+        store.publish(hold, record | {"started": STARTED + number, "seconds": 1.0}, hold.work / "out")
 
 
 def finish(variants: int) -> None:
