@@ -126,9 +126,8 @@ def carry_out(
 ) -> Outcome:
     """Execute a plan, shown on the terminal and, if `logged`, kept in the event log that `ablab status` reads.
 
-    listeners: makes those who else hear what happens, while the workers start. published: the stages in the store, where
-    they have been looked at already.
-    What the stages took is remembered, for forecasts.
+    listeners: makes those who else hear what happens, while the workers start. published: the stages in the store,
+    where they have been looked at already. What the stages took is remembered, for forecasts.
     """
     engine = config_of(plan)["engine"]
     published = whole(plan, store) if published is None else published
