@@ -84,12 +84,12 @@ def _recorded(plan: Plan, store: Store, uri: str) -> Outcome:
     try:
         return carry_out(plan, store, listeners, logged=True)
     except (KeyboardInterrupt, StoreUnusableError):
-        while live:
-            live.pop().close()
-        with suppress(OSError, UserError):  # a half-done sweep is a record too
+        if live:  # else nothing ran, and MLflow may be half imported
             from ablab import tracking
 
-            tracking.record(record(plan, store, {}), uri)
+            live.pop().close()
+            with suppress(OSError, UserError):  # a half-done sweep is a record too
+                tracking.record(record(plan, store, {}), uri)
         raise
     finally:
         while live:

@@ -168,7 +168,7 @@ class RayPool:
                     if self._engine["address"]
                     else "for Ray to start"
                 )
-                print(f"ablab: waiting {what}", file=sys.stderr, flush=True)
+                print(f"waiting {what}", file=sys.stderr, flush=True)
             if lines is None or time.monotonic() > until:
                 _kill_all_of(self._process.pid)
                 where = self._engine["address"]
