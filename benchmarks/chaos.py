@@ -87,15 +87,22 @@ class Sweep:
             )
 
     def processes(self, words: str) -> list[int]:
-        """Those that this sweep started, by a part of their command line."""
-        found = []
+        """Those that this sweep started, by a part of their command line.
+
+        Its own and the session's are known by their environment; Ray's, which write their title over theirs, by being
+        in the same session of the system.
+        """
+        titles: dict[int, str] = {}
+        sessions: dict[int, int] = {}
+        marked = set()
         for place in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
+            with suppress(OSError, IndexError):
+                one = int(place.name)
+                titles[one] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                sessions[one] = int((place / "stat").read_text().rpartition(")")[2].split()[3])
                 if self.mark.encode() in (place / "environ").read_bytes():
-                    title = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    if words in title:
-                        found.append(int(place.name))
-        return found
+                    marked.add(sessions[one])
+        return [one for one, session in sessions.items() if session in marked and words in titles[one]]
 
     def look(self) -> None:
         """Nothing that was published is gone, ran again or is half written."""

@@ -67,7 +67,7 @@ def test_a_place_that_is_a_slip(bare: Folder, store: str) -> None:
         (["export", "study=tiny"], ["name file="]),
         (["export", "file=x.tar"], ["name study="]),
         (["export", "study=nope", "file=x.tar"], ["study=nope", "knows no such study", "There are: tiny"]),
-        (["export", "study=tiny", "file=nowhere/x.tar"], ["nowhere/", "No such file or directory"]),
+        (["export", "study=tiny", "file=nowhere/x.tar"], ["file=nowhere/x.tar", "there is no folder nowhere"]),
         (["export", "study=tiny", "file=."], ["file=."]),
         (["import"], ["name file="]),
         (["import", "file=nowhere.tar"], ["file=nowhere.tar: there is no such file"]),
