@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         for word in rest:
             if word.startswith("-") and word not in OPTIONS.get(verb, ()):
                 told = nearest(word, OPTIONS.get(verb, ())) if verb in OPTIONS else "It takes key=value only."
-                raise UserError(f"ablab {verb} {word}: no such option. {told}")
+                raise UserError(f"ablab {verb}: no such option '{word}'. {told}")
         return VERBS[verb](rest)
     except UserError as error:
         print(f"ablab: {error}", file=sys.stderr)

@@ -87,9 +87,10 @@ def test_close_does_not_wait_for_a_server_that_hangs(monkeypatch: pytest.MonkeyP
         listener = Listener(before(shared()), f"http://127.0.0.1:{hanging.getsockname()[1]}", print)
         for event in happenings(shared()):
             listener(*event)
-        hanging.accept()  # it is asked, and does not answer
+        asked, _ = hanging.accept()  # it is asked, and does not answer
         listener.close()
         assert listener._thread is not None
         assert listener._thread.is_alive()
         listener._thread.join(30)
         assert not listener._thread.is_alive()  # its question ran out of time, and it asks no other
+        asked.close()

@@ -12,6 +12,7 @@ import queue
 import select
 import socket
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 LOOK_EVERY = 0.25  # seconds between looks at messages of running stages
 NODES_EVERY = 2.0  # seconds between looks at the cluster's nodes
 MB = 1_000_000
+LONGEST_TEMP = 30  # characters
 
 
 class Session:
@@ -58,6 +60,7 @@ class Session:
                 _memory=int(asked["memory"] * MB),
                 object_store_memory=80 * MB,  # nothing big goes through it
                 include_dashboard=False,
+                _temp_dir=_short_folder(),
                 **quiet,
             )
         else:
@@ -198,6 +201,12 @@ def _warm(modules: list[str]) -> None:
 
     for module in modules:
         importlib.import_module(module)
+
+
+def _short_folder() -> str:
+    """Where Ray keeps sockets, whose whole paths may have 107 characters."""
+    folder = tempfile.gettempdir()
+    return os.path.join(folder if len(folder) <= LONGEST_TEMP else "/tmp", "ray")
 
 
 def _first(error: Exception) -> str:
