@@ -17,8 +17,6 @@ from ablab.study.outlook import outlook
 from ablab.study.plan import Plan
 from ablab.sweep import config_of, expectation, store_of
 
-MOST_REASONS = 60
-
 
 def tell(study: str, asked: list[Override], explain: bool, accept: bool) -> None:
     """Print a study's plan; explain: with the reasons; accept: after results were kept across a code change.
@@ -49,14 +47,12 @@ def tell(study: str, asked: list[Override], explain: bool, accept: bool) -> None
 def _explain(plan: Plan, store: Store, published: set[str]) -> None:
     reasons = why.why(plan, store, published, caught_up(store, plan, published), _last(plan, store))
     print("" if reasons else "\nnothing would run")
-    for count, variants, kinds, against, reason in reasons[:MOST_REASONS]:
-        plural = "" if count == "1" else "s"
+    for count, variants, kinds, against, reason in reasons:
+        what = " ".join(word for word in (count, kinds, "stage" if count == "1" else "stages") if word)
         compared = f", compared with the {against}" if against else ""
-        print(f"{count} {kinds} stage{plural} of {variants}{compared}:")
+        print(f"{what} of {variants}{compared}:")
         for part in reason.split("; "):
             print(textwrap.fill(part, 110, initial_indent="    ", subsequent_indent="        "))
-    if len(reasons) > MOST_REASONS:
-        print(f"and {len(reasons) - MOST_REASONS} more reasons")
 
 
 def _accept(plan: Plan, store: Store) -> None:

@@ -27,11 +27,6 @@ class Differences:
     versions: dict[str, tuple[str, str]]
     parents: tuple[str, ...]
 
-    @property
-    def only_code(self) -> bool:
-        """Whether nothing but code, the stage's own or its parents', tells the two apart."""
-        return not (self.config or self.data or self.versions)
-
     def __len__(self) -> int:
         return len(self.config) + len(self.code) + len(self.versions) + len(self.parents) + bool(self.data)
 

@@ -16,7 +16,6 @@ from ablab.study.plan import Plan, Replicate, Stage
 
 NEAREST_OF = 50  # so many of the latest results of a kind are looked at for the nearest
 MOST_ROWS = 60  # reasons that have a row of their own
-HEADERS = ["stages", "variants", "kinds", "compared with", "why"]
 
 # Keys that a stage is handed, and the configuration's that they are made of.
 OF_A_STAGE = {"imgsz": "eval.resolutions", "split": "eval.split"}
@@ -40,7 +39,7 @@ class _Group:
 def why(
     plan: Plan, store: Store, published: set[str], history: list[Line], last: dict[str, Any] | None
 ) -> list[list[str]]:
-    """Rows under HEADERS, one for each reason, of all stages of `plan` that are not in the store.
+    """Rows (stages, variants, kinds, compared with, why), one for each reason, of all stages that are not in the store.
 
     A stage is compared with the result at its place in the last sweep of this study (see study/places.py); else with
     the baseline's of its kind and seed; else with the nearest of the latest results of its kind.
