@@ -15,6 +15,7 @@ STATE = {
     "model": {"w": torch.arange(5.0)},
     "ema": {},
     "optimizers": [{"state": {}}],
+    "scaler": {},
     "curve": [{"epoch": 1}],
     "steps": 26,
 }

@@ -15,18 +15,20 @@ from ablab.data import dataset, form
 from ablab.data.loader import Batch, Loader
 from ablab.errors import OutOfMemoryError
 from ablab.evaluation import ap
-from ablab.evaluation.predict import predict
+from ablab.evaluation.predict import predict, results
 from ablab.models.detector import build
 from ablab.stages.train import start_from_prior
-from ablab.training import loop
+from ablab.training import checkpoint, loop, step
 
 
 class Killed(BaseException):
     """What a SIGKILL would do, for a test."""
 
 
-def run(config: dict[str, Any], work: Path, *, kill_after: int = 0) -> tuple[dict[str, Tensor], dict[str, Any], list]:
-    """Train on the configuration's scenes; EMA weights, numbers, events."""
+def run(
+    config: dict[str, Any], work: Path, *, kill_after: int = 0, maps: dict[int, float] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any], list]:
+    """Train on the configuration's scenes; EMA weights, numbers, events. maps: epoch -> its validated mAP."""
     torch.manual_seed(config["seed"])
     detector = build(config)
     events: list[dict[str, Any]] = []
@@ -39,7 +41,11 @@ def run(config: dict[str, Any], work: Path, *, kill_after: int = 0) -> tuple[dic
     numbers = loop.train(
         detector,
         make_loader(config),
-        lambda _, epoch: {"map50": epoch / 10} if epoch % 2 == 0 else {},
+        lambda _, epoch: (
+            ({"map": maps[epoch]} if epoch in maps else {})
+            if maps is not None
+            else ({"map50": epoch / 10} if epoch % 2 == 0 else {})
+        ),
         phase=config["phase"],
         optim_config=config["optim"],
         preprocess=config["preprocess"],
@@ -62,7 +68,7 @@ def make_loader(config: dict[str, Any]) -> Loader:
     )
 
 
-@pytest.mark.parametrize("optimiser", ["few_steps", "sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", ["few_steps", "sgd", "adamw", "yolov5"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path, optimiser: str, precision: str) -> None:
     config = tiny.config(f"optim={optimiser}", "schedule.epochs=4", "data.train=9")
@@ -78,6 +84,81 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path, optimiser: str, 
     assert [row.get("map50") for row in numbers["curve"]] == [None, 0.2, None, 0.4]
     for name, tensor in straight.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+def test_multi_scale_and_the_best_weights_resume_to_the_bit(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=4", "schedule.imgsz=96", "schedule.scales=[0.6,1.4]", "data.train=9")
+    maps = {1: 0.1, 2: 0.5, 3: 0.4, 4: 0.5}
+    straight, numbers, _ = run(config, tmp_path / "straight", maps=maps)
+    assert (numbers["best_epoch"], numbers["best_map"]) == (2, 0.5)  # the first of equals
+    for epoch in (1, 3):
+        with pytest.raises(Killed):
+            run(config, tmp_path / "killed", kill_after=epoch, maps=maps)
+    resumed, resumed_numbers, _ = run(config, tmp_path / "killed", maps=maps)
+    assert resumed_numbers == numbers
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in straight.items())
+    _, other_numbers, _ = run(
+        config | {"phase": config["phase"] | {"epochs": 4}}, tmp_path / "stopped", maps={**maps, 3: 0.1, 4: 0.2}
+    )
+    assert other_numbers["best_epoch"] == 2
+    best = [checkpoint.load_best(2, tmp_path / folder) for folder in ("straight", "killed", "stopped")]
+    for name, tensor in best[0].items():
+        assert torch.equal(tensor, best[1][name])
+        assert torch.equal(tensor, best[2][name])
+    assert not all(torch.equal(tensor, straight[name]) for name, tensor in best[0].items())
+    assert sorted(file.name for file in (tmp_path / "killed").iterdir()) == ["best-2.pt", "checkpoint.pt"]
+
+
+def test_killed_between_the_best_weights_and_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best epoch that no checkpoint knows of is forgotten, and the one before it is still there."""
+    config, maps = tiny.config("schedule.epochs=3"), {1: 0.1, 2: 0.2}
+    honest = checkpoint.save
+
+    def killed(state: dict[str, Any], work: Path) -> None:
+        if len(state["curve"]) == 2:
+            raise Killed
+        honest(state, work)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(Killed):
+        run(config, tmp_path, maps=maps)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best-1.pt", "best-2.pt", "checkpoint.pt"]
+    monkeypatch.setattr(checkpoint, "save", honest)
+    _, numbers, events = run(config, tmp_path, maps={1: 0.1, 2: 0.05})  # as a GPU may, to other bits
+    assert events[0]["message"] == "resumed after epoch 1"
+    assert numbers["best_epoch"] == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best-1.pt", "checkpoint.pt"]
+
+
+def test_best_weights_that_are_lost_start_the_phase_again(tmp_path: Path) -> None:
+    config, maps = tiny.config(), {1: 0.2, 2: 0.1}
+    straight, numbers, _ = run(config, tmp_path, maps=maps)
+    (tmp_path / "best-1.pt").unlink()
+    again, numbers_again, events = run(config, tmp_path, maps=maps)
+    assert "best-1.pt" in events[0]["message"]
+    assert "starts again" in events[0]["message"]
+    assert numbers_again == numbers
+    assert (tmp_path / "best-1.pt").is_file()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in straight.items())
+
+
+def test_stops_early_by_validated_epochs_and_says_so(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=9", "schedule.patience=2", "data.train=4")
+    maps = {2: 0.2, 4: 0.3, 6: 0.3, 8: 0.1, 9: 0.9}  # equal is no better; epochs between are not looked at
+    _, numbers, events = run(config, tmp_path / "a", maps=maps)
+    assert (numbers["stopped_early"], numbers["epochs"], numbers["best_epoch"]) == (True, 8, 4)
+    assert events[-1] == {
+        "message": "epoch 8: no better mAP than epoch 4's 0.300 in 2 validations, training stops early",
+        "epoch": 8,
+    }
+    with pytest.raises(Killed):
+        run(config, tmp_path / "b", maps=maps, kill_after=8)
+    _, resumed, events = run(config, tmp_path / "b", maps=maps)
+    assert resumed == numbers
+    assert [event["epoch"] for event in events] == [8, 8]  # resumed, and stopped: no epoch more
+    patient = config | {"phase": config["phase"] | {"patience": 3}}
+    _, numbers, _ = run(patient, tmp_path / "c", maps=maps)
+    assert (numbers["stopped_early"], numbers["epochs"], numbers["best_epoch"]) == (False, 9, 9)
 
 
 def test_dropout_resumes_too(tmp_path: Path) -> None:
@@ -151,16 +232,28 @@ def test_a_later_phase_goes_on_with_the_orders_and_augmentations(tmp_path: Path)
     asked = []
 
     class Watched(Loader):
-        def epoch(self, n: int, augment: bool = True) -> Iterator[Batch]:
-            asked.append((n, augment))
-            return super().epoch(n, augment)
+        def epoch(self, n: int, augment: bool = True, progress: float = 0.0) -> Iterator[Batch]:
+            asked.append((n, augment, progress))
+            return super().epoch(n, augment, progress)
 
     data = dataset.load(config["data"], "train")
     loader = Watched(data, imgsz=64, batch=8, preprocess=config["preprocess"], augment=config["augment"], seed=0)
     keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
     phase = config["phase"] | {"start_epoch": 5}
     loop.train(build(config), loader, lambda *_: {}, phase=phase, seed=0, work=tmp_path, emit=lambda _: None, **keys)
-    assert asked == [(5, True), (6, True), (7, True)]
+    assert asked == [(5, True, 0.0), (6, True, pytest.approx(1 / 3)), (7, True, pytest.approx(2 / 3))]
+    asked.clear()
+    loop.train(
+        build(config),
+        loader,
+        lambda *_: {},
+        phase=phase | {"part": 0},
+        seed=0,
+        work=tmp_path / "open end",
+        emit=lambda _: None,
+        **keys,
+    )
+    assert [progress for _, _, progress in asked] == [0.0] * 3
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient", "statistics"])
@@ -204,6 +297,18 @@ def test_divergence_is_a_result_with_finite_weights(tmp_path: Path, poison: str)
     assert numbers["steps"] == (8 if poison == "statistics" else 5)
     assert "not finite" in events[-1]["message"]
     assert all(tensor.isfinite().all() for tensor in detector.state_dict().values())
+
+
+def test_a_rate_far_too_high_is_a_divergence_even_while_the_loss_is_a_number(tmp_path: Path) -> None:
+    """The weights are those before the epoch, here those at the start."""
+    config = tiny.config("optim=adamw", "optim.lr=1e6", "optim.warmup_epochs=0")
+    torch.manual_seed(config["seed"])
+    before = build(config).state_dict()
+    weights, numbers, events = run(config, tmp_path)
+    assert (numbers["diverged"], numbers["epochs"]) == (True, 1)
+    assert "the loss is " in events[-1]["message"]
+    assert numbers["curve"][0]["loss"] is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
 
 
 def test_out_of_memory_names_the_keys(tmp_path: Path) -> None:
@@ -268,19 +373,18 @@ class Dots(nn.Module):
 def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     """Of 9 images: a batch of 4 and one of 5, so that parts are uneven too."""
     found: dict[str, Any] = {}
-    clip = nn.utils.clip_grad_norm_
+    norm = nn.utils.get_total_norm
     for name, micro in (("whole", "null"), ("parts", part)):
         config = tiny.config("optim=sgd", f"optim.micro_batch={micro}", "data.train=9", "schedule.epochs=1")
         torch.manual_seed(0)
         detector, gradients, sizes = Dots(), [], []
         detector.first.register_forward_hook(lambda *call: sizes.append(len(call[2])))  # noqa: B023
 
-        def watched(parameters: Any, most: float) -> Tensor:
-            parameters = list(parameters)
-            gradients.append([p.grad.clone() for p in parameters])  # noqa: B023
-            return clip(parameters, most)
+        def watched(found: list[Tensor], **keys: Any) -> Tensor:
+            gradients.append([gradient.clone() for gradient in found])  # noqa: B023
+            return norm(found, **keys)
 
-        monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
+        monkeypatch.setattr(nn.utils, "get_total_norm", watched)
         keys = {"optim_config": config["optim"], "preprocess": config["preprocess"], "engine": config["engine"]}
         folder = tmp_path / name
         numbers = loop.train(
@@ -297,7 +401,7 @@ def test_micro_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypatch: py
     whole, parts = found["whole"], found["parts"]
     assert whole[1] == [4, 5]
     assert parts[1] == {1: [1] * 9, 2: [2, 2, 2, 3], 4: [4, 5]}[part]
-    assert len(whole[0]) == len(parts[0]) == 2  # one clip, one step a batch
+    assert len(whole[0]) == len(parts[0]) == 2  # one norm, one step a batch
     for one, other in zip(whole[0], parts[0], strict=True):
         scale = max(float(gradient.abs().max()) for gradient in one)
         for a, b in zip(one, other, strict=True):
@@ -319,7 +423,7 @@ def test_targets_follow_their_images() -> None:
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     targets = torch.tensor([[0, 9], [1, 8], [1, 7], [4, 6], [4, 5]]).float()
     given = targets.clone()
-    parts = [(i[:, 0, 0, 0].tolist(), t.tolist()) for i, t in loop.micro_batches(images, targets, 2)]
+    parts = [(i[:, 0, 0, 0].tolist(), t.tolist()) for i, t in step.micro_batches(images, targets, 2)]
     assert parts == [([0, 1], [[0, 9], [1, 8], [1, 7]]), ([2, 3, 4], [[2, 6], [2, 5]])]
     assert torch.equal(targets, given)
 
@@ -346,4 +450,4 @@ def test_learns_eight_real_images_by_heart(tmp_path: Path, shared_data: Path) ->
         **keys,
     )
     found = predict(detector, eight, imgsz=160, eval_config=config["eval"], **keys)
-    assert ap.evaluate(form.coco_truth(eight), found)["map50"] > 0.95
+    assert ap.evaluate(form.coco_truth(eight), results(found, eight))["map50"] > 0.95

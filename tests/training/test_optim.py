@@ -1,8 +1,9 @@
-"""Muon against numpy's SVD and the textbook iteration; who gets which parameters."""
+"""Who gets which parameters and which rates; Muon's own numbers are in test_muon.py."""
 
 from __future__ import annotations
 
-import numpy as np
+import copy
+
 import pytest
 import tiny
 import torch
@@ -10,54 +11,7 @@ from torch import nn
 
 from ablab.errors import UserError
 from ablab.models.detector import build as build_detector
-from ablab.training import optim
-
-
-@pytest.mark.parametrize("shape", [(16, 108), (64, 64), (58, 9), (3, 300)])
-def test_orthogonalise_keeps_singular_vectors_and_levels_singular_values(shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    rank = min(shape)
-    u, _ = np.linalg.qr(rng.normal(size=(shape[0], rank)))
-    v, _ = np.linalg.qr(rng.normal(size=(shape[1], rank)))
-    values = np.geomspace(3.0, 0.06, rank)  # from Jordan et al.: five steps lift everything above a hundredth
-    result = optim.orthogonalise(torch.tensor(u * values @ v.T, dtype=torch.float32), 5).double().numpy()
-    inside = u.T @ result @ v  # diagonal in the same singular vectors
-    assert np.abs(inside - np.diag(np.diag(inside))).max() < 1e-3
-    norm = np.linalg.norm(values)
-    lifted = np.diag(inside)[values / norm > 0.02]
-    assert lifted.min() > 0.65
-    assert lifted.max() < 1.25
-
-
-def test_orthogonalise_equals_the_textbook_iteration() -> None:
-    x = torch.randn(24, 70, generator=torch.Generator().manual_seed(1))
-    direct = x.double() / x.double().norm()
-    for _ in range(5):
-        gram = direct @ direct.T
-        direct = 3.4445 * direct + (-4.7750 * gram + 2.0315 * gram @ gram) @ direct
-    torch.testing.assert_close(optim.orthogonalise(x, 5).double(), direct, atol=1e-4, rtol=0)
-    torch.testing.assert_close(optim.orthogonalise(x.T, 5).double(), direct.T, atol=1e-4, rtol=0)
-
-
-def test_muon_step_by_hand() -> None:
-    kernel = nn.Parameter(torch.randn(6, 2, 1, 1, generator=torch.Generator().manual_seed(0)))
-    before = kernel.detach().clone()
-    muon = optim.Muon([kernel], lr=0.5, momentum=0.9, weight_decay=0.1, steps=5)
-    average = torch.zeros(6, 2)
-    for seed in (1, 2):
-        gradient = torch.randn(6, 2, generator=torch.Generator().manual_seed(seed))
-        kernel.grad = gradient.view(6, 2, 1, 1).clone()
-        muon.step()
-        average = 0.9 * average + 0.1 * gradient
-        update = optim.orthogonalise(0.1 * gradient + 0.9 * average, 5)
-        before = before * (1 - 0.5 * 0.1) - 0.5 * 3**0.5 * update.view(6, 2, 1, 1)  # 6 rows, 2 columns: sqrt(3)
-        torch.testing.assert_close(kernel.detach(), before)
-
-
-def test_torch_has_no_muon_for_kernels() -> None:
-    """The reason for ours; when this fails, look at torch's again."""
-    with pytest.raises(ValueError, match="2D"):
-        torch.optim.Muon([nn.Parameter(torch.zeros(2, 2, 3, 3))])
+from ablab.training import optim, schedule
 
 
 def test_few_steps_gives_muon_the_hidden_kernels_only() -> None:
@@ -81,14 +35,111 @@ def test_weight_decay_reaches_kernels_alone(name: str) -> None:
     config = tiny.config(f"optim={name}", "optim.weight_decay=0.01")
     detector = build_detector(config)
     (optimizer,) = optim.build(detector, config["optim"])
-    decayed, others = optimizer.param_groups
+    decayed, *others = optimizer.param_groups
     assert decayed["weight_decay"] == 0.01
     assert {p.ndim for p in decayed["params"]} == {4}
-    assert others["weight_decay"] == 0
-    assert {p.ndim for p in others["params"]} == {1}
+    assert {group["weight_decay"] for group in others} == {0}
+    assert {p.ndim for group in others for p in group["params"]} == {1}
+    assert sum(len(group["params"]) for group in (decayed, *others)) == len(list(detector.parameters()))
 
 
 def test_unknown_optimiser_is_named() -> None:
     config = tiny.config()
     with pytest.raises(UserError, match=r"optim\.name=adanw.*Did you mean 'adamw'"):
         optim.build(build_detector(config), config["optim"] | {"name": "adanw"})
+
+
+def test_yolov5_as_published() -> None:
+    """300 epochs of 118,287 images, from the published numbers alone."""
+    config = tiny.config("optim=yolov5", "optim.batch=64")
+    detector = build_detector(config)
+    (sgd,) = optim.build(detector, config["optim"])
+    names = {id(p): name for name, p in detector.named_parameters()}
+    kernels, norms, biases = ([names[id(p)] for p in group["params"]] for group in sgd.param_groups)
+    assert all(name.endswith("bias") for name in biases)
+    assert not any(name.endswith("bias") for name in kernels + norms)
+    assert [group["weight_decay"] for group in sgd.param_groups] == [0.0005, 0, 0]
+    assert all(group["nesterov"] for group in sgd.param_groups)
+
+    per_epoch = 1849  # ceil(118287 / 64)
+    plan = schedule.plan(config["optim"], per_epoch, 300)
+    warmup, last = 3 * per_epoch, 300 * per_epoch - 1
+    assert plan.warmup == warmup
+
+    def rates(step: int) -> list[float]:
+        optim.set_rates([sgd], plan.lr(step), plan.warm(step))
+        assert len({group["momentum"] for group in sgd.param_groups}) == 1
+        return [group["lr"] for group in sgd.param_groups] + [sgd.param_groups[0]["momentum"]]
+
+    def line(step: int) -> float:
+        return 0.01 * (1 - 0.99 * step / last)
+
+    assert rates(0) == pytest.approx([0.01 / warmup, 0.01 / warmup, 0.1, 0.8], rel=2e-4)
+    half = warmup // 2  # 2773 of 5547, and the rate is already on its way down
+    assert rates(half) == pytest.approx([line(half) / 2, line(half) / 2, 0.05 + line(half) / 2, 0.8685], rel=1e-3)
+    assert rates(warmup) == pytest.approx([line(warmup)] * 3 + [0.937])
+    assert rates(last // 2) == pytest.approx([0.00505] * 3 + [0.937], rel=1e-4)
+    assert rates(last) == pytest.approx([0.0001] * 3 + [0.937])
+    assert plan.ema_decay(1999) == pytest.approx(0.9999 * 0.632121, rel=1e-6)  # 1 - 1/e after 2,000 steps
+
+
+def test_optimisers_go_on_from_their_state() -> None:
+    """The bits of a second step, whether or not the optimisers were saved, and loaded into new ones, in between."""
+
+    def stepped(optimizers: list[torch.optim.Optimizer], detector: nn.Module, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in detector.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    for name in ("few_steps", "yolov5"):
+        config = tiny.config(f"optim={name}", "optim.batch=64")
+        straight, resumed = build_detector(config), build_detector(config)
+        first, second = (optim.build(d, config["optim"], precision="bf16") for d in (straight, resumed))
+        stepped(first, straight, 1)
+        resumed.load_state_dict(straight.state_dict())
+        for optimizer, saved in zip(second, first, strict=True):
+            optimizer.load_state_dict(copy.deepcopy(saved.state_dict()))
+        stepped(first, straight, 2)
+        stepped(second, resumed, 2)
+        for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("choice", ["few_steps", "sgd", "adamw"])
+def test_rates_scale_the_first_update_of_their_modules(choice: str) -> None:
+    config = tiny.config(f"optim={choice}")
+    updates = []
+    for rates in ({}, {"backbone": 0.5, "backbone.stages.0": 0.25}):
+        torch.manual_seed(0)
+        detector = build_detector(config)
+        before = {name: p.detach().clone() for name, p in detector.named_parameters()}
+        optimizers = optim.build(detector, config["optim"], 1.0, rates)
+        torch.manual_seed(1)
+        for parameter in detector.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        for optimizer in optimizers:
+            optimizer.step()
+        updates.append({name: p.detach() - before[name] for name, p in detector.named_parameters()})
+        assert optimizers[0].param_groups[0]["initial_lr"] == max(g["initial_lr"] for g in optimizers[0].param_groups)
+        assert sum(len(g["params"]) for o in optimizers for g in o.param_groups) == len(before)
+    for name, full in updates[0].items():
+        factor = 0.25 if name.startswith("backbone.stages.0.") else 0.5 if name.startswith("backbone.") else 1
+        torch.testing.assert_close(updates[1][name], factor * full, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("choice", ["few_steps", "sgd", "adamw"])
+def test_only_the_prediction_layers_may_learn(choice: str) -> None:
+    config = tiny.config(f"optim={choice}")
+    detector = build_detector(config)
+    detector.freeze(["stem", "backbone", "neck"])
+    optimizers = optim.build(detector, config["optim"], 1.0, {"head": 0.1})
+    learning = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert learning == {id(p) for p in detector.head.parameters()}
+
+
+def test_a_rate_for_a_module_there_is_not() -> None:
+    config = tiny.config()
+    with pytest.raises(UserError, match=r"start\.rates: .* no module 'backbon'\. Did you mean 'backbone'"):
+        optim.build(build_detector(config), config["optim"], 1.0, {"backbon": 0.1})

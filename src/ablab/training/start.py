@@ -1,0 +1,166 @@
+"""What training starts from: another training's weights or another library's, of which what fits is taken over.
+
+Files are never trusted: safetensors, or torch.load(weights_only=True).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ablab.errors import UserError
+from ablab.models.detector import Detector
+from ablab.training.weights import shape_of
+
+TORCHVISION_EPS = 1e-5  # of its BatchNorms
+COUNTS = "num_batches_tracked"  # a BatchNorm's, and not read where it has a momentum
+
+
+def take_over(detector: Detector, path: Path, sha256: str | None = None) -> dict[str, Any]:
+    """Take over what fits of the weights in `path`, by name and shape; the rest stays as it is.
+
+    path: a .safetensors file, or else a state dict that torch saved, alone or under "state_dict" or "model". The names
+    are the detector's (ablab's checkpoints), or torchvision's for a backbone that says `torchvision_names`; such a file
+    is taken over whole, its classifier aside. sha256: what the file is expected to hold.
+
+    Returns start_weights (the file's name), start_sha256, tensors_loaded and tensors_fresh, loaded_share (of the
+    learnable parameters, in [0, 1]) and fresh, the names of the tensors that were not in it; counts of batches, which
+    nothing reads here, are no tensors. Raises UserError for a file that is missing, damaged or no state dict, has
+    changed, holds numbers that are not finite, or of whose tensors less than half fit.
+    """
+    found, digest = _read(path)
+    if sha256 not in (None, digest):
+        raise UserError(f"{path}: the file changed while the sweep ran: the same command plans anew")
+    expected = {name: tensor for name, tensor in detector.state_dict().items() if not name.endswith(COUNTS)}
+    translate = getattr(detector.backbone, "torchvision_names", None)
+    theirs: dict[str, str] = translate() if translate and not found.keys() & expected.keys() else {}
+    if found.keys() & set(theirs.values()):
+        fitting = _with_our_eps(_translated(found, theirs, expected, path), detector)
+    else:
+        fitting = _fitting(found, expected, path)
+    for name, tensor in fitting.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{path}: tensor {name} holds numbers that are not finite")
+    detector.load_state_dict(fitting, strict=False)
+    learnable = dict(detector.named_parameters())
+    loaded = sum(parameter.numel() for name, parameter in learnable.items() if name in fitting)
+    return {
+        "start_weights": path.name,
+        "start_sha256": digest,
+        "tensors_loaded": len(fitting),
+        "tensors_fresh": len(expected) - len(fitting),
+        "loaded_share": loaded / sum(parameter.numel() for parameter in learnable.values()),
+        "fresh": sorted(expected.keys() - fitting.keys()),
+    }
+
+
+def told(numbers: dict[str, Any]) -> str:
+    """A line about what `take_over` returned."""
+    fresh = numbers["fresh"]
+    total = numbers["tensors_loaded"] + numbers["tensors_fresh"]
+    told = f", fresh: {', '.join(fresh[:4])}{f' and {len(fresh) - 4} more' if len(fresh) > 4 else ''}" if fresh else ""
+    return (
+        f"starts from {numbers['start_weights']}: {numbers['tensors_loaded']} of {total} tensors, "
+        f"{numbers['loaded_share']:.1%} of the parameters{told}"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file by name, without counts of batches, and the SHA-256 of its bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the file of weights cannot be read: {error.strerror}") from None
+    if path.suffix == ".safetensors":
+        try:
+            content: Any = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a safetensors file ({error})") from error
+    else:
+        content = _unpickled(data, path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()) or not content:
+        held = (
+            f"a dictionary of {', '.join(map(str, list(content)[:5]))}"
+            if isinstance(content, dict)
+            else "something else"
+        )
+        raise UserError(
+            f"{path}: expected a state dict (tensors by name), alone or as state_dict or model, found {held}"
+        )
+    tensors = {str(name): tensor for name, tensor in content.items() if not str(name).endswith(COUNTS)}
+    return tensors, hashlib.sha256(data).hexdigest()
+
+
+def _unpickled(data: bytes, path: Path) -> Any:
+    """What torch saved, if it is nothing but tensors and plain values."""
+    try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if broken := archive.testzip():  # torch.load does not look at the checksums of tensors
+                    raise UserError(f"{path}: damaged: the checksum of {broken} is wrong")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # RuntimeError, EOFError, UnpicklingError, KeyError, BadZipFile, ...
+        raise UserError(
+            f"{path}: no file of weights: it is damaged, or holds more than tensors and plain values, which only "
+            f"running code of its own could read (torch says {type(error).__name__}). Expected a state dict, such as "
+            "torch.save(model.state_dict(), file)"
+        ) from None
+
+
+def _fitting(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that fit by name and shape, at least half of them."""
+    fitting = {name: t for name, t in found.items() if name in expected and t.shape == expected[name].shape}
+    if 2 * len(fitting) < len(found) or not fitting:
+        name = next((name for name in found if name not in fitting), "none")
+        place = f"expected {shape_of(expected[name])}" if name in expected else "which has no place in this network"
+        first = f"{name} of shape {shape_of(found[name])}, {place}" if found else "none"
+        raise UserError(
+            f"{path}: only {len(fitting)} of its {len(found)} tensors fit this network of {len(expected)}: a file "
+            f"of another architecture? The first that does not: {first}"
+        )
+    return fitting
+
+
+def _with_our_eps(fitting: dict[str, Tensor], detector: Detector) -> dict[str, Tensor]:
+    """BatchNorms of torchvision's, whose eps is torch's default, scaled to do the same with the detector's eps."""
+    scaled = dict(fitting)
+    for name, module in detector.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_var" in fitting:
+            variance = fitting[f"{name}.running_var"]
+            ratio = (variance + module.eps) / (variance + TORCHVISION_EPS)
+            scaled[f"{name}.weight"] = fitting[f"{name}.weight"] * ratio.sqrt()
+    return scaled
+
+
+def _translated(
+    found: dict[str, Tensor], theirs: dict[str, str], expected: dict[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """The tensors of a classifier of torchvision's under our names; every one but the classifier's has to fit."""
+    for ours, name in theirs.items():
+        if ours not in expected:
+            raise UserError(f"{path}: its tensor {name} belongs to {ours}, which this network has not")
+        if name not in found:
+            raise UserError(f"{path}: tensor {name} is missing, from which {ours} would start")
+        if found[name].shape != expected[ours].shape:
+            raise UserError(
+                f"{path}: tensor {name} has shape {shape_of(found[name])}, {ours} expects {shape_of(expected[ours])} "
+                "(torchvision's widths for ShuffleNetV2 1.0x are backbone.channels=[116,232,464], after a stem "
+                "conv3x3_pool of 24 channels)"
+            )
+    for name in found:
+        if name not in theirs.values() and not name.startswith(("fc.", "conv5.")):
+            raise UserError(f"{path}: tensor {name} of shape {shape_of(found[name])} has no place in this backbone")
+    return {ours: found[name] for ours, name in theirs.items()}
