@@ -23,7 +23,7 @@ from ablab.data.letterbox import fit
 from ablab.data.loader import Loader, eval_batches
 from ablab.errors import UserError
 
-from .test_augment import ON
+from .augmentations import ON
 from .test_loader import PREPROCESS, same
 
 SIZE = 416  # px: three images are 1.5 MB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from ablab.data.letterbox import fit
 from ablab.data.loader import Batch, Loader, eval_batches
 from ablab.errors import UserError
 
-from .test_augment import OFF, ON
+from .augmentations import ALL, OFF, ON, config
 
 PREPROCESS: dict[str, Any] = {
     "resize": "letterbox",
@@ -126,7 +127,7 @@ def test_targets_lie_on_the_squares(squares: Dataset) -> None:
     """Inside every augmented box the bright square, whatever was done to it."""
     seen = 0
     for n in range(4):
-        for batch in make(squares, augment={**ON, "hsv_v": 0.1}).epoch(n):
+        for batch in make(squares, augment={**ON, "hsv": {**ON["hsv"], "v": 0.1}}).epoch(n):
             for place, _, x1, y1, x2, y2 in batch.targets.round().int().tolist():
                 assert batch.images[place, :, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].float().mean() > 185
                 seen += 1
@@ -174,3 +175,50 @@ def test_evaluation_sees_every_image_once_in_order(coco_config: dict[str, Any], 
             expected, where = fit(read_image(sample), 64, 114, resize)
             np.testing.assert_array_equal(image.permute(1, 2, 0), expected)
             assert placement == where
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_make_the_same_batches(squares: Dataset, workers: int) -> None:
+    alone, several = make(squares, augment=ALL, batch=2), make(squares, augment=ALL, batch=2, workers=workers)
+    list(several.epoch(7))
+    for n in range(3):
+        assert same(list(alone.epoch(n)), list(several.epoch(n)))
+        assert same(list(alone.epoch(n, augment=False)), list(several.epoch(n, augment=False)))
+
+
+def test_who_stops_asking_leaves_no_thread_behind(squares: Dataset) -> None:
+    before = threading.active_count()
+    batches = make(squares, batch=1, workers=2).epoch(0)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_a_worker_is_raised_where_the_batch_is_asked_for(coco_config: dict[str, Any]) -> None:
+    from ablab.data.dataset import load
+
+    loader = make(load(coco_config, "train"), preprocess={**PREPROCESS, "channels": "rgba"}, workers=2)
+    with pytest.raises(UserError, match=r"preprocess\.channels"):
+        list(loader.epoch(0))
+
+
+def test_progress_ends_an_augmentation(squares: Dataset) -> None:
+    loader = make(squares, augment=config(flip_ud={"until": 0.5}))
+    (early, late, off) = (
+        torch.cat([b.images for b in batches])
+        for batches in (loader.epoch(2, progress=0.4), loader.epoch(2, progress=0.5), loader.epoch(2, augment=False))
+    )
+    assert torch.equal(late, off)
+    assert torch.equal(early, off.flip(2))
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_augmented_images_keep_their_letterbox(coco_config: dict[str, Any], resize: str) -> None:
+    """With every augmentation on offer but none drawn, an image lies where evaluation sees it."""
+    from ablab.data.dataset import load
+
+    loader = make(load(coco_config, "train"), augment=OFF, preprocess={**PREPROCESS, "resize": resize})
+    for plain, other in zip(loader.epoch(0), loader.epoch(0, augment=False), strict=True):
+        assert torch.equal(plain.images, other.images)
+        assert torch.equal(plain.targets, other.targets)

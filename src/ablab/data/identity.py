@@ -23,12 +23,16 @@ from ablab.errors import UserError
 if TYPE_CHECKING:
     from ablab.data.form import Dataset
 
+RESIZES = ("letterbox", "stretch")  # choices of preprocess.resize
+
 Stamp = tuple[int, int] | None  # size in bytes and mtime in ns; None: not there
 Files = dict[str, list[Any] | None]  # path -> [size, mtime, SHA-256 of an image or None], None: not there
 
 
 def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
-    """{"names": [...], "splits": {"train": {"images": n, "boxes": n, "digest": sha256}, ...}} of a dataset.
+    """{"names": [...], "splits": {"train": {"images": n, "boxes": n, "digest": sha256}, ...}, "sizes": ...} of data.
+
+    sizes: for each way to resize (letterbox, stretch) the sizes of train's boxes, as ablab.data.anchors describes them.
 
     Files of no format that we read (format: files, paths: files and folders) are one split "files" without names.
 
@@ -36,9 +40,11 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     with the dataset, missing image files too (that they decode is the data stage's to find out).
     """
     if config.get("format") == "scenes":
-        from ablab.data import scenes
+        from ablab.data import anchors, scenes
 
-        return {"names": list(scenes.names(config)), "splits": scenes.describe(config)}
+        splits = scenes.describe(config)
+        sizes = anchors.described(scenes.box_sizes(config, anchors.REFERENCE)) if "train" in splits else ""
+        return {"names": list(scenes.names(config)), "splits": splits, "sizes": dict.fromkeys(RESIZES, sizes)}
 
     began = time.time_ns()
     remembered = _remembered(cache)
@@ -60,6 +66,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
 
 
 def _dataset(config: dict[str, Any], known: Files) -> tuple[Files, dict[str, Any]]:
+    from ablab.data import anchors
     from ablab.data.dataset import load, splits
 
     datasets = {split: load(config, split) for split in splits(config)}
@@ -83,6 +90,11 @@ def _dataset(config: dict[str, Any], known: Files) -> tuple[Files, dict[str, Any
                 "digest": _digest(split, d, files),
             }
             for split, d in datasets.items()
+        },
+        "sizes": {
+            resize: anchors.described(anchors.box_sizes(datasets["train"], resize, anchors.REFERENCE))
+            for resize in RESIZES
+            if "train" in datasets
         },
     }
     return files, description

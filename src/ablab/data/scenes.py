@@ -23,6 +23,19 @@ from ablab.data.form import SPLITS, Dataset, Sample
 from ablab.data.shared import shared
 from ablab.errors import UserError
 
+# Width by height of each digit's samples: their 10th, 50th and 90th percentile.
+ASPECTS = (
+    (0.57, 0.64, 0.69),
+    (0.35, 0.55, 0.68),
+    (0.57, 0.67, 0.74),
+    (0.54, 0.62, 0.70),
+    (0.62, 0.69, 0.75),
+    (0.55, 0.62, 0.68),
+    (0.59, 0.65, 0.68),
+    (0.55, 0.62, 0.69),
+    (0.52, 0.59, 0.65),
+    (0.55, 0.63, 0.68),
+)
 SHARES = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}  # of each digit's samples
 
 Glyph = NDArray[np.float32]  # (h, w) opacity in [0, 1], cropped to its ink
@@ -52,6 +65,19 @@ def describe(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
         for split in splits(config)
     }
+
+
+def box_sizes(config: dict[str, Any], imgsz: int) -> NDArray[np.float64]:
+    """(n, 2) width and height of digits at an input of `imgsz` px, evenly over what `scale` and `digits` ask for.
+
+    Told from the keys, since to lay scenes out takes the digits and seconds: that some digits were made smaller to find
+    room is left out.
+    """
+    low, high = config["scale"]
+    heights = np.geomspace(low, high, 40) * imgsz
+    aspects = np.array([ASPECTS[digit] for digit in config["digits"]]).ravel()
+    tall, wide = np.meshgrid(heights, aspects)
+    return np.stack(((tall * wide).clip(max=imgsz), tall), -1).reshape(-1, 2)
 
 
 def _shared_keys(config: dict[str, Any]) -> dict[str, Any]:
