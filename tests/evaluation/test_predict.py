@@ -1,7 +1,8 @@
-"""From raw predictions to boxes in the original image, against torchvision's NMS and by hand."""
+"""From raw predictions to boxes in the original image, by hand."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms
 
+from ablab.data import form
 from ablab.data.form import Dataset, Sample
 from ablab.errors import UserError
-from ablab.evaluation.predict import predict, suppress
+from ablab.evaluation import ap
+from ablab.evaluation.predict import numbered, predict, results, results_array
 from ablab.models.detector import build
 
 EVAL = {"conf": 0.001, "iou": 0.6, "max_nms": 1500, "max_det": 100, "batch": 2}
@@ -27,63 +29,18 @@ PREPROCESS = {
 }
 
 
-def candidates(count: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(count, 2, generator=generator) * 200
-    sides = torch.rand(count, 2, generator=generator) * 80 + 5
-    scores = torch.rand(count, classes, generator=generator) ** 6
-    return torch.cat((corners, corners + sides), 1), scores
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_suppress_is_nms_for_each_class(seed: int) -> None:
-    boxes, scores = candidates(300, 3, seed)
-    found = suppress(boxes, scores, EVAL | {"max_nms": 10_000, "max_det": 10_000, "conf": 0.05})
-    expected = []
-    for k in range(3):
-        above = (scores[:, k] > 0.05).nonzero().squeeze(1)
-        kept = above[nms(boxes[above], scores[above, k], 0.6)]
-        expected += [(scores[i, k].item(), k, *boxes[i].tolist()) for i in kept]
-    got = [(s.item(), k.item(), *b.tolist()) for b, s, k in zip(*found, strict=True)]
-    assert got == sorted(expected, reverse=True)
-
-
-def test_suppress_keeps_the_best_candidates_and_detections() -> None:
-    boxes, scores = candidates(300, 3, 9)
-    everything = suppress(boxes, scores, EVAL | {"iou": 1.0, "max_nms": 900, "max_det": 900, "conf": 0.0})
-    assert everything[1].tolist() == sorted(scores.flatten().tolist(), reverse=True)
-    few = suppress(boxes, scores, EVAL | {"iou": 1.0, "max_nms": 50, "max_det": 20})
-    assert few[1].tolist() == everything[1][:20].tolist()
-    capped = suppress(boxes, scores, EVAL | {"iou": 0.0, "max_nms": 50})
-    assert set(capped[1].tolist()) <= set(everything[1][:50].tolist())
-
-
-def test_suppress_drops_what_is_not_finite() -> None:
-    boxes, scores = candidates(4, 2, 0)
-    scores += 0.1
-    boxes[1, 2] = float("nan")
-    boxes[2, 0] = float("-inf")
-    scores[3, 0] = float("nan")
-    kept, values, _ = suppress(boxes, scores, EVAL)
-    assert kept.isfinite().all()
-    assert values.isfinite().all()
-    assert len(values) == 3  # both classes of the first box, one of the last
-    nothing = suppress(boxes[:0], scores[:0], EVAL)
-    assert [len(part) for part in nothing] == [0, 0, 0]
-
-
 class Fixed(nn.Module):
     """Sees every image the same way: three boxes of one class each, in px of the network input."""
 
     BOXES = torch.tensor([[16.0, 24, 48, 40], [-10, 10, 30, 30], [0, 0, 64, 64]])
     SCORES = torch.tensor([[0.9, 0.0], [0.0, 0.8], [0.5, 0.4]])
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.inputs: list[Tensor] = []
+        self.see = (inputs if inputs is not None else []).append  # a method: what is evaluated is a copy
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        self.inputs.append(x)
+        self.see(x)
         return [x]
 
     def decode(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -109,9 +66,10 @@ def sample(number: int, width: int, height: int) -> Sample:
 
 
 def run(detector: nn.Module, dataset: Dataset, **preprocess: Any) -> list[dict[str, Any]]:
-    return predict(
+    found = predict(
         detector, dataset, imgsz=64, preprocess=PREPROCESS | preprocess, eval_config=EVAL, engine=tiny.ENGINE
     )
+    return results(found, dataset)
 
 
 def test_boxes_return_to_the_original_image() -> None:
@@ -132,12 +90,13 @@ def test_stretch_scales_each_side() -> None:
 
 
 def test_network_sees_normalised_pixels() -> None:
-    detector = Fixed()
+    inputs: list[Tensor] = []
+    detector = Fixed(inputs)
     data = Dataset(("a", "b"), (7, 3), (sample(1, 64, 64),), ())
     run(detector, data, mean=[55.0, 0.0, 1.0], std=[100.0, 1.0, 2.0])
     run(detector, data, channels="bgr")
-    torch.testing.assert_close(detector.inputs[0][0, :, 0, 0], torch.tensor([2.0, 0.0, 25.0]))
-    torch.testing.assert_close(detector.inputs[1][0, :, 0, 0], torch.tensor([0.2, 0.0, 1.0]))
+    torch.testing.assert_close(inputs[0][0, :, 0, 0], torch.tensor([2.0, 0.0, 25.0]))
+    torch.testing.assert_close(inputs[1][0, :, 0, 0], torch.tensor([0.2, 0.0, 1.0]))
 
 
 def test_batches_do_not_matter() -> None:
@@ -148,9 +107,30 @@ def test_batches_do_not_matter() -> None:
     for batch in (5, 1):
         settings = EVAL | {"batch": batch, "iou": 1.0}  # nothing suppressed: an untrained network's boxes nearly tie
         found.append(predict(detector, data, imgsz=64, preprocess=PREPROCESS, eval_config=settings, engine=tiny.ENGINE))
-    whole, single = ([r["score"] for r in results] for results in found)
+    whole, single = ([score for _, scores, _ in every for score in scores] for every in found)
     assert len(whole) == len(single) > 300
     assert whole == pytest.approx(single, abs=1e-5)
+
+
+def test_an_array_is_judged_as_the_results_are() -> None:
+    """Also with ids that no float holds, out of order, and scores that tie between images."""
+    rng = np.random.default_rng(0)
+    squares = tiny.squares(9)
+    ids = (2**60 + rng.permutation(9)).tolist()
+    samples = tuple(replace(sample, id=number) for sample, number in zip(squares.samples, ids, strict=True))
+    data = replace(squares, samples=samples, category_ids=(2**59 + 7, 2**59 + 3))
+    found = []
+    for i, one in enumerate(samples):
+        boxes = one.boxes.repeat(i % 4, 0) + rng.normal(size=(i % 4, 4)) * 2
+        scores, classes = rng.integers(1, 4, i % 4) / 4, rng.integers(0, 2, i % 4)
+        found.append((boxes.astype(np.float64), scores, classes))
+    judged = numbered(data)
+    array = ap.evaluate(form.coco_truth(judged), results_array(found, judged))
+    assert array == ap.evaluate(form.coco_truth(data), results(found, data))
+    assert array["map"] > 0
+    nothing = [(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))] * 9
+    assert ap.evaluate(form.coco_truth(judged), results_array(nothing, judged))["map"] == 0
+    assert results(nothing, data) == []
 
 
 def test_out_of_memory_names_the_keys() -> None:

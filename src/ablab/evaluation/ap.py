@@ -1,4 +1,4 @@
-"""COCO average precision, by hotcoco: pycocotools' numbers to the last digit, some fifty times faster."""
+"""COCO average precision, by hotcoco: pycocotools' numbers to the last digit, some hundred times faster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 from hotcoco import COCO, COCOeval
+from numpy.typing import NDArray
+
+# COCO results, or an array of rows of image id, x, y, width, height, score and category id.
+Detections = list[dict[str, Any]] | NDArray[np.float64]
 
 SUMMARY = (
     *("map", "map50", "map75", "map_small", "map_medium", "map_large"),
@@ -13,7 +17,7 @@ SUMMARY = (
 )
 
 
-def evaluate(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
+def evaluate(truth: dict[str, Any], detections: Detections) -> dict[str, Any]:
     """AP and AR of COCO results against a COCO ground truth, both with the file's category ids.
 
     Returns the twelve numbers of SUMMARY and per_class {name: {"map", "map50"}}, in [0, 1], None where there
@@ -30,7 +34,7 @@ def evaluate(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[st
     return numbers
 
 
-def curves(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, Any]:
+def curves(truth: dict[str, Any], detections: Detections) -> dict[str, Any]:
     """Precision over recall at IoU .50: {"recall": 101 levels, "precision": {class with truth: 101
     values}}."""
     judge = _judge(truth, detections)
@@ -42,15 +46,20 @@ def curves(truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def _judge(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Any:
+def load(truth: dict[str, Any], detections: Detections) -> Any:
+    """hotcoco's evaluator of both, before it has evaluated anything."""
     real = COCO()
     real.dataset = truth
     found = COCO()
-    if detections:
+    if len(detections):
         found = real.load_res(detections)
     else:  # load_res takes the kind of result from the first one
         found.dataset = {key: truth[key] for key in ("images", "categories")} | {"annotations": []}
-    judge = COCOeval(real, found, "bbox")
+    return COCOeval(real, found, "bbox")
+
+
+def _judge(truth: dict[str, Any], detections: Detections) -> Any:
+    judge = load(truth, detections)
     judge.evaluate()
     judge.accumulate()
     judge.summary_lines()  # fills stats and, unlike summarize(), prints nothing
