@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import tiny
 import torch
 
+from ablab import machine
 from ablab.compute import as_float, check_size, memory_explained, prepare
 from ablab.errors import OutOfMemoryError, UserError
 
@@ -71,7 +73,7 @@ def test_precision_of_a_convolution() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("precision", "fp16", "engine.precision=fp16"), ("device", "gpu", "engine.device=gpu.*cpu, cuda")],
+    [("precision", "fp8", "engine.precision=fp8.*fp16"), ("device", "gpu", "engine.device=gpu.*cpu, cuda")],
 )
 def test_unknown_choices(key: str, value: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -91,6 +93,42 @@ def test_network_input_by_hand() -> None:
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert x[0, :, 1, 3].tolist() == [21.0, 10.5, 5.25]  # 21, 22, 23
     assert images[0, 0, 1, 3] == 21
+
+
+def test_channels_that_share_mean_and_std_take_the_short_way_to_the_same_bits() -> None:
+    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    equal = prepare(tiny.ENGINE).network_input(images, {"mean": [3.0] * 3, "std": [58.4] * 3})
+    assert torch.equal(equal, (images.float() - torch.full((1, 3, 1, 1), 3.0)) / torch.full((1, 3, 1, 1), 58.4))
+
+
+CUDA = {"device": "cuda", "precision": "auto", "threads": 1, "gpu": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("capability", "auto", "has"),
+    [(7.5, "fp32", "fp16, fp32"), (8.6, "bf16", "bf16, fp16, tf32, fp32"), (None, "fp32", "")],
+)
+def test_precisions_of_gpus(capability: float | None, auto: str, has: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_compute_capability", lambda: capability)
+    assert machine.settle(CUDA)["precision"] == auto
+    for name in ("bf16", "fp16", "tf32", "fp32"):
+        if not has or name in has:  # what nobody can tell here is the stage's own to find out
+            assert machine.settle(CUDA | {"precision": name})["precision"] == name
+        else:
+            with pytest.raises(UserError, match=f"engine.precision={name}: .* it has {has}"):
+                machine.settle(CUDA | {"precision": name})
+
+
+def test_the_lowest_capability_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '8.6\\n7.5\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine._compute_capability.__wrapped__() == 7.5
+    program.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    assert machine._compute_capability.__wrapped__() is None
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert machine._compute_capability.__wrapped__() is None
 
 
 def test_raw_predictions_keep_their_structure() -> None:

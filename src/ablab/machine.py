@@ -18,7 +18,8 @@ from typing import Any
 from ablab.errors import UserError, nearest
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32", "tf32")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of processors; the last is ARM's
 MOST_THREADS = 1024  # torch ends the process where the system refuses one more
 
 
@@ -26,7 +27,8 @@ def settle(engine: dict[str, Any]) -> dict[str, Any]:
     """The `engine` group with `auto` and null replaced by what this machine has.
 
     Threads of a stage: one on a CPU, where stages side by side do more than one on every core; on GPUs, each stage's
-    share of the cores. Raises UserError for a device or precision that is none.
+    share of the cores. Raises UserError for a device or precision that is none, or a precision that this machine has
+    not; on a cluster (`engine.address`), whose nodes are others, a precision asked for by name is taken at its word.
     """
     for key, known in (("device", DEVICES), ("precision", PRECISIONS)):
         if engine[key] not in known:
@@ -36,12 +38,23 @@ def settle(engine: dict[str, Any]) -> dict[str, Any]:
     device = engine["device"]
     if device == "auto":
         device = "cuda" if _gpu_visible() else "cpu"
+    ranks = engine.get("ranks", 1)
+    if device == "cuda" and ranks > 1 and engine.get("gpu", 1.0) < 1:
+        raise UserError(f"engine.ranks={ranks} with engine.gpu={engine['gpu']}: each rank takes a whole GPU, 1.0")
+    if device == "cuda" and ranks > max(gpus(), 1) and not engine.get("address"):
+        raise UserError(f"engine.ranks={ranks}: this machine has {gpus()} GPUs, and each rank takes one")
     precision = engine["precision"]
+    found = _precisions(device)
     if precision == "auto":
-        precision = "bf16" if device == "cuda" or _processor_has_bf16() else "fp32"
+        precision = "bf16" if "bf16" in found else "fp32"
+    elif found and precision not in found and not engine.get("address"):
+        what = f"this processor ({_processor_name()})" if device == "cpu" else "a GPU of this machine"
+        raise UserError(f"engine.precision={precision}: {what} does not train in it; it has {', '.join(found)}")
     threads = engine["threads"]
     if threads is None:
-        threads = 1 if device == "cpu" else max(1, cores() // at_once(engine | {"device": device}))
+        threads = 1
+        if device != "cpu":
+            threads = max(1, cores() // (at_once(engine | {"device": device}) * engine.get("ranks", 1)))
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise UserError(f"engine.threads={threads}: expected a whole number from 1 to {MOST_THREADS}, or null")
     return engine | {"device": device, "precision": precision, "threads": threads}
@@ -61,8 +74,8 @@ def cores() -> int:
 def at_once(engine: dict[str, Any]) -> int:
     """How many stages of a settled `engine` group this machine can run side by side."""
     if engine["device"] == "cuda":
-        return max(1, int(gpus() / engine.get("gpu", 1.0)))
-    return max(1, cores() // engine["threads"])
+        return max(1, int(gpus() / engine.get("gpu", 1.0) / engine.get("ranks", 1)))
+    return max(1, cores() // (engine["threads"] * engine.get("ranks", 1)))
 
 
 def gpus() -> int:
@@ -138,8 +151,28 @@ def _cpuinfo() -> str:
     return file.read_text().partition("\n\n")[0] if file.is_file() else ""
 
 
-def _processor_has_bf16() -> bool:
-    return any(flag in _cpuinfo() for flag in ("avx512_bf16", "amx_bf16"))
+def _precisions(device: str) -> list[str]:
+    """What the processor, or every GPU, computes in natively; empty for GPUs that cannot be asked.
+
+    No processor has fp16, whatever its flags say: torch 2.14's backward convolutions take hundreds of times as long.
+    """
+    if device == "cpu":
+        return ["bf16", "fp32"] if BF16_FLAGS & set(_cpuinfo().split()) else ["fp32"]
+    capability = _compute_capability()
+    if capability is None:
+        return []
+    return ["bf16", "fp16", "tf32", "fp32"] if capability >= 8.0 else ["fp16", "fp32"]
+
+
+@cache
+def _compute_capability() -> float | None:
+    """The lowest among the GPUs here; Ampere, the first with bf16 and TF32, has 8.0. None where nobody tells."""
+    words = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+        return min(float(line) for line in told.split())
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 @cache

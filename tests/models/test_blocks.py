@@ -59,3 +59,30 @@ def test_activation_by_name():
     assert activation("silu")(x)[1].item() == pytest.approx(3 / (1 + 2.718281828**-3))
     with pytest.raises(UserError, match="Did you mean 'silu'"):
         ConvBNAct(1, 1, activation="silo")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_in_bf16_has_the_gradients_of_fp32(stride):
+    """Whichever kernel computes it: inputs and kernels of whole numbers, so that bf16 rounds none of the products."""
+    torch.manual_seed(0)
+    block = ConvBNAct(6, 6, 3, stride, groups=6, activation="none").eval()  # its BatchNorm passes what comes
+    with torch.no_grad():
+        block.conv.weight.copy_(torch.randint(-3, 4, block.conv.weight.shape).float())
+    x = torch.randint(-4, 5, (2, 6, 8, 8)).float()
+    found = {}
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = block(x)
+        (found[enabled],) = torch.autograd.grad(y.float().sum(), block.conv.weight)
+        assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
+    torch.testing.assert_close(found[True], found[False], rtol=2e-2, atol=1e-2)
+
+
+def test_the_slow_convolution_of_bf16_is_computed_in_fp32_while_training():
+    computed = []
+    block = ConvBNAct(4, 4, 3, 2, groups=4)
+    block.conv.register_forward_hook(lambda module, inputs, out: computed.append(out.dtype))
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context, torch.autocast("cpu", torch.bfloat16):
+            block(torch.rand(2, 4, 8, 8))
+    assert computed == [torch.float32, torch.bfloat16]

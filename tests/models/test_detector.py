@@ -194,3 +194,22 @@ def test_files_that_describe_one_class_differ_where_they_say_so(parts):
     assert {key for key in v6 if v6[key] != v5[key]} == {"counts", "tail"}
     wide, uniform = parts("neck=pan_c3")["neck"], parts("neck=pan_c3_uniform")["neck"]
     assert {key for key in wide if wide[key] != uniform[key]} == {"channels"}
+
+
+@torch.no_grad()
+def test_a_convolution_that_several_batchnorms_follow_is_folded_for_each(parts):
+    """As in RTMDet's head: one convolution for all levels, a BatchNorm for each."""
+    torch.manual_seed(0)
+    detector = build(parts(*SMALL)).eval()
+    shared = nn.Conv2d(3, 4, 3, bias=False)
+    rows = []
+    for _ in range(2):
+        norm = nn.BatchNorm2d(4).eval()
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        rows.append(nn.Sequential(shared, norm))
+    detector.rows = nn.ModuleList(rows)
+    x = torch.rand(1, 3, 8, 8)
+    for plain, folded in zip(rows, fuse(detector).rows, strict=True):
+        assert len(folded) == 1
+        torch.testing.assert_close(folded(x), plain(x))

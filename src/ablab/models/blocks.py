@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, cat, nn
 
 from ablab.errors import UserError, nearest
@@ -32,8 +33,8 @@ def activation(name: str) -> nn.Module:
 class ConvBNAct(nn.Sequential):
     """Convolution, BatchNorm, activation: (B, in, H, W) → (B, out, H/stride, W/stride).
 
-    `padding` None is "same" for odd kernels (kernel // 2). A Sequential with nothing of its own, so that
-    `detector.fuse` can rely on the order of its children. Raises UserError for channels or a kernel below 1.
+    `padding` None is "same" for odd kernels (kernel // 2). Computed as a Sequential is: `detector.fuse` can rely
+    on the order of its children. Raises UserError for channels or a kernel below 1.
     """
 
     def __init__(
@@ -55,6 +56,18 @@ class ConvBNAct(nn.Sequential):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = _activation(activation)
+        self._depthwise_down = groups == in_channels > 1 and stride > 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        slow = self._depthwise_down and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if not (slow and torch.is_grad_enabled()):
+            return super().forward(x)
+        # oneDNN has no good bf16 kernel for the gradient of this one convolution: fp32 is five times as fast.
+        with torch.autocast("cpu", enabled=False):
+            y = self.conv(x.float()).to(torch.get_autocast_dtype("cpu"))
+        for layer in list(self.children())[1:]:
+            y = layer(y)
+        return y
 
 
 _activation = activation  # the constructor's argument hides the name

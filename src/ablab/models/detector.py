@@ -12,15 +12,16 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ablab.errors import UserError, nearest
+from ablab.models.blocks import ConvBNAct
 
 GROUPS = ("stem", "backbone", "neck", "head")
 
@@ -33,6 +34,25 @@ class Detector(nn.Module):
         self.stem, self.backbone, self.neck, self.head = stem, backbone, neck, head
         self.max_stride: int = max(head.out_strides)  # type: ignore[arg-type]
         self.classes: int = head.classes  # type: ignore[assignment]
+        self.frozen: tuple[str, ...] = ()
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Take the parameters of modules, named as in `named_modules`, out of training, and their BatchNorms with them:
+        these modules stay in eval mode. Raises UserError for a name there is not, or if nothing is left to learn."""
+        known = {name for name, _ in self.named_modules() if name}
+        for name in names:
+            if name not in known:
+                raise UserError(f"start.freeze: this network has no module '{name}'. {near(name, known)}")
+            self.get_submodule(name).requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise UserError(f"start.freeze={list(names)}: nothing is left to learn")
+        self.frozen = tuple(names)
+
+    def train(self, mode: bool = True) -> Detector:
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, images: Tensor) -> Any:
         return self.head(self.neck(self.backbone(self.stem(images))))
@@ -48,6 +68,16 @@ class Detector(nn.Module):
     def decode(self, raw: Any) -> tuple[Tensor, Tensor]:
         """Boxes (B, N, 4) xyxy in px of the network input, scores (B, N, classes) in [0, 1]; before NMS."""
         return self.head.decode(raw)  # type: ignore[operator]
+
+
+def near(name: str, known: Collection[str]) -> str:
+    """The sentence of `nearest` for the name of a module, of which a network has hundreds: those at the place where
+    the name goes astray."""
+    parts = name.split(".")
+    depth = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), 0)
+    place = ".".join([*parts[:depth], ""]) if depth else ""
+    beside = [one for one in known if one.startswith(place) and "." not in one.removeprefix(place)]
+    return nearest(name, beside)
 
 
 def build(parts: Mapping[str, Any]) -> Detector:
@@ -122,15 +152,19 @@ def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module],
 def fuse(detector: Detector) -> Detector:
     """A copy in eval mode, BatchNorms folded into the convolutions they follow; same outputs up to rounding.
 
-    Only children of a plain Sequential are folded, since there alone the order of the children is the order
+    Only children of a plain Sequential or a ConvBNAct are folded, since there the order of the children is the order
     of computation; that is every BatchNorm of this package. Each fold takes 2c parameters away and adds c.
     """
     fused = copy.deepcopy(detector).eval()
     for module in list(fused.modules()):
-        if type(module).forward is not nn.Sequential.forward:
+        if type(module).forward not in (nn.Sequential.forward, ConvBNAct.forward):
             continue
         for (first, conv), (second, bn) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
-                setattr(module, first, fuse_conv_bn_eval(conv, bn))
+                statistics = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+                folded = copy.copy(conv)  # a convolution may be shared by several BatchNorms
+                folded._parameters = dict(conv._parameters)
+                folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
+                setattr(module, first, folded)
                 delattr(module, second)
     return fused

@@ -20,9 +20,9 @@ def cells(match, height=8, width=8, anchors=1):
     """(image, anchor, x, y) of every match, sorted."""
     found = []
     for row in match.rows.tolist():
+        row, anchor = divmod(row, anchors)
         row, x = divmod(row, width)
-        row, y = divmod(row, height)
-        image, anchor = divmod(row, anchors)
+        image, y = divmod(row, height)
         found.append((image, anchor, x, y))
     return sorted(found)
 
@@ -71,7 +71,7 @@ def test_several_anchors_images_and_classes():
     for row, label in zip(match.rows.tolist(), match.classes.tolist(), strict=True):
         by_image[row // 192].add(label)
     assert by_image == {0: {1}, 1: {2}}
-    assert match.anchors.tolist() == [row // 64 % 3 for row in match.rows.tolist()]
+    assert match.anchors.tolist() == [row % 3 for row in match.rows.tolist()]
 
 
 def test_a_truth_may_match_several_levels():

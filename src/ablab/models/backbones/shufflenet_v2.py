@@ -52,6 +52,12 @@ class DownUnit(nn.Module):
         return self.shuffle(cat((self.side(x), self.branch(x)), 1))
 
 
+def _block(ours: str, conv: str, bn: str) -> dict[str, str]:
+    """The tensors of one ConvBNAct: our name -> torchvision's."""
+    tensors = ("weight", "bias", "running_mean", "running_var")
+    return {f"{ours}.conv.weight": f"{conv}.weight"} | {f"{ours}.bn.{one}": f"{bn}.{one}" for one in tensors}
+
+
 class ShuffleNetV2(nn.Module):
     """(B, C, H, W) → the maps of stride 8, 16, 32 and on: P3, P4, P5 with the usual three stages.
 
@@ -102,8 +108,28 @@ class ShuffleNetV2(nn.Module):
             stages[-1].append(nn.MaxPool2d(5, stride=1, padding=2))
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if in_strides[-1] == 2 else nn.Identity()
         self.stages = nn.ModuleList(stages)
+        self.units = [count + 1 for count in repeats]
         self.out_channels = [*channels[:-1], width]
         self.out_strides = [8 * 2**level for level in range(len(channels))]
+
+    def torchvision_names(self) -> dict[str, str]:
+        """The detector's name -> torchvision's, of every tensor that a torchvision.models.shufflenet_v2 holds of the
+        stem (which is to be `conv3x3_pool` or `conv3x3`) and of this backbone.
+
+        Theirs counts stages from 2; branch1 is our `side`; a branch is a flat row of convolution, BatchNorm and ReLU,
+        the depthwise one without. Counts of batches, which nothing reads here, are left out.
+        """
+        names = _block("stem.conv", "conv1.0", "conv1.1")
+        for number, (stage, count) in enumerate(zip(self.stages, self.units, strict=True)):
+            for unit in range(count):
+                ours, theirs = f"backbone.stages.{number}.{unit}", f"stage{number + 2}.{unit}"
+                for place, conv, bn in ((0, 0, 1), (1, 3, 4), (2, 5, 6)):
+                    names |= _block(f"{ours}.branch.{place}", f"{theirs}.branch2.{conv}", f"{theirs}.branch2.{bn}")
+                for place, conv, bn in ((0, 0, 1), (1, 2, 3)) if unit == 0 else ():
+                    names |= _block(f"{ours}.side.{place}", f"{theirs}.branch1.{conv}", f"{theirs}.branch1.{bn}")
+            if any(isinstance(layer, ConvBNAct) for layer in stage):  # type: ignore[attr-defined]
+                names |= _block(f"backbone.stages.{number}.{count}", "conv5.0", "conv5.1")
+        return names
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.pool(x)

@@ -133,7 +133,7 @@ class AnchorHead(nn.Module):
             answering = torch.zeros(self.per_cell, device=device)
             for t in targets:
                 rows = assign(t, self.anchors[level], stride, cells, cells, self.anchor_t).rows.unique()
-                anchor = rows // cells**2 % self.per_cell
+                anchor = rows % self.per_cell
                 answering += torch.bincount(anchor, minlength=self.per_cell)
             bias[:, 4] = (answering.clamp(min=1) / (2 * images * cells**2)).logit()
             bias[:, 5:] = frequency.clamp(0.01, 0.99).logit()

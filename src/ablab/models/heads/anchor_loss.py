@@ -5,6 +5,8 @@ Notable:
 - Where two truths meet in one cell and anchor, its objectness target is the larger of their CIoUs. YOLOv5
   lets the last write win, which is a race on parallel hardware; a maximum has no order.
 - Everything is computed in fp32 whatever autocast made of the predictions.
+- Predictions are numbered as a channels-last convolution leaves them, so that nothing is copied, and what matches is
+  judged for all levels at once: hundreds of pairs cost no more than one, a call on each level does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 class Matches(NamedTuple):
     """The m pairs of prediction and truth on one level."""
 
-    rows: Tensor  # (m,) the prediction, as a row of raw flattened to (B·A·H·W, 5 + classes)
+    rows: Tensor  # (m,) the prediction, as a row of raw in the order (B·H·W·A, 5 + classes)
     anchors: Tensor  # (m,) index of its anchor
     boxes: Tensor  # (m, 4) the truth: centre relative to the cell's corner, width, height; in cells
     classes: Tensor  # (m,) int64
@@ -52,7 +54,7 @@ def assign(targets: Tensor, anchors: Tensor, stride: int, height: int, width: in
     x, y = cell.long().unbind(1)
     image = targets[target, 0].long()
     return Matches(
-        rows=((image * len(anchors) + anchor) * height + y) * width + x,
+        rows=((image * height + y) * width + x) * len(anchors) + anchor,
         anchors=anchor,
         boxes=torch.cat((centre - cell, size[target]), 1),
         classes=targets[target, 1].long(),
@@ -99,28 +101,32 @@ def anchor_loss(
     raw: per level (B, A, H, W, 5 + classes); targets (n, 6); anchors (levels, A, 2) px. A level without
     matches adds nothing to box and cls.
     """
-    box, obj, cls = (torch.zeros((), device=targets.device) for _ in range(3))
-    for out, level_anchors, stride, weight in zip(raw, anchors, strides, balance, strict=True):
-        _, _, height, width, outputs = out.shape
-        classes = outputs - 5
-        predictions = out.reshape(-1, outputs)
-        match = assign(targets, level_anchors, stride, height, width, anchor_t)
-        # index_select, not indexing: its gradient is summed in a fixed order on any number of CPU threads.
-        matched = predictions.index_select(0, match.rows).float()
-        count = max(len(match.rows), 1)
+    outputs = raw[0].shape[-1]
+    classes = outputs - 5
+    predictions = [out.permute(0, 2, 3, 1, 4).reshape(-1, outputs) for out in raw]
+    levels = list(zip(raw, anchors, strides, strict=True))
+    matches = [assign(targets, a, s, out.shape[2], out.shape[3], anchor_t) for out, a, s in levels]
+    # index_select, not indexing: its gradient is summed in a fixed order on any number of CPU threads.
+    matched = torch.cat([p.index_select(0, m.rows) for p, m in zip(predictions, matches, strict=True)]).float()
+    sizes = torch.cat([(a / s).index_select(0, m.anchors) for (_, a, s), m in zip(levels, matches, strict=True)])
+    counts = [len(m.rows) for m in matches]
+    share = torch.cat([matched.new_full((n,), 1 / max(n, 1)) for n in counts])  # of a match in its level's mean
 
-        xy = matched[:, 0:2].sigmoid() * 2 - 0.5
-        wh = (matched[:, 2:4].sigmoid() * 2) ** 2 * (level_anchors / stride)[match.anchors]
-        iou = complete_iou(torch.cat((xy, wh), 1), match.boxes)
-        box = box + (1 - iou).sum() / count
+    xy = matched[:, 0:2].sigmoid() * 2 - 0.5
+    wh = (matched[:, 2:4].sigmoid() * 2) ** 2 * sizes
+    iou = complete_iou(torch.cat((xy, wh), 1), torch.cat([m.boxes for m in matches]))
+    box = ((1 - iou) * share).sum()
 
-        logits = predictions[:, 4].float()
+    obj = matched.new_zeros(())
+    for level, match, wanted, weight in zip(predictions, matches, iou.detach().split(counts), balance, strict=True):
+        logits = level[:, 4].float()
         truth = torch.zeros_like(logits)  # the least a match can want, too: CIoU may be negative
-        truth = truth.scatter_reduce(0, match.rows, iou.detach(), "amax")
+        truth = truth.scatter_reduce(0, match.rows, wanted, "amax")
         obj = obj + weight * binary_cross_entropy_with_logits(logits, truth)
 
-        if classes > 1:
-            truth = one_hot(match.classes, classes).float()
-            errors = binary_cross_entropy_with_logits(matched[:, 5:], truth, reduction="sum")
-            cls = cls + errors / (count * classes)
+    cls = matched.new_zeros(())
+    if classes > 1:
+        truth = one_hot(torch.cat([m.classes for m in matches]), classes).float()
+        errors = binary_cross_entropy_with_logits(matched[:, 5:], truth, reduction="none")
+        cls = (errors.mean(1) * share).sum()
     return {"box": box, "obj": obj, "cls": cls}
