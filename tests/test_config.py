@@ -20,6 +20,15 @@ def test_later_overrides_win() -> None:
     assert compose(["schedule.epochs=3", "schedule.epochs=5"]).resolved["schedule"]["phases"][0]["epochs"] == 5
 
 
+def test_a_group_that_takes_any_keys_is_joined_by_its_keys_and_replaced_as_a_whole() -> None:
+    def rates(*words: str) -> object:
+        return compose(words).resolved["start"]["rates"]
+
+    assert rates("start.rates.stem=0.1", "start.rates.neck=0.5") == {"stem": 0.1, "neck": 0.5}
+    assert rates("start.rates.stem=0.1", "start.rates={neck: 0.5}") == {"neck": 0.5}
+    assert rates("start.rates.stem=0.1", "start.rates={}") == {}
+
+
 def test_shared_knobs_become_concrete_numbers() -> None:
     config = compose(["model=yolov5s", "model.width=0.25", "head_prune.ratio=0.5"]).resolved
     assert config["neck"]["channels"] == [32, 64, 128]

@@ -13,20 +13,26 @@ from ablab.errors import UserError
 from ablab.store import Store
 from ablab.study.plan import Describe, Plan, baseline_config, compile, settle
 from ablab.study.study import Study, load, published, single
-from ablab.sweep import carry_out, run, split_of, store_of
+from ablab.sweep import built, carry_out, run, split_of, store_of
 
 
 def plan_study(name: str, asked: list[Override]) -> Plan:
     """The plan of `sweeps/<name>.yaml` under the command line's overrides."""
     study = load(name, asked)
     config = baseline_config(study)
-    return compile(study, describe_data(config), split=partial(split_of, Store(config["store"])))
+    return compile(study, describe_data(config), **_found_out(config))
 
 
 def plan_training(asked: list[Override]) -> Plan:
     """The plan of one configuration: train, evaluate, profile."""
     config = compose(asked).resolved
-    return compile(single("train", asked, config["seed"]), describe_data(config))
+    return compile(single("train", asked, config["seed"]), describe_data(config), **_found_out(config))
+
+
+def _found_out(config: dict[str, Any]) -> dict[str, Any]:
+    """What earlier commands found out about memory, for `compile`."""
+    store = Store(config["store"])
+    return {"split": partial(split_of, store), "built": partial(built, store)}
 
 
 def settled(asked: list[Override]) -> dict[str, Any]:

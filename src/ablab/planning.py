@@ -40,6 +40,8 @@ def tell(study: str, asked: list[Override], explain: bool, accept: bool) -> None
         print(f"left out: '{left_out.name}', whose configuration is that of '{equal.name}'")
     if not asks.command:
         print("Whether the parts of a variant fit is known once its smoke stage has run: `sweep` runs those first.")
+    if plan.unsettled:
+        print("Into what micro-batches optim.memory makes the batches is known then too: until then they are whole.")
     if explain:
         _explain(plan, store, published)
 

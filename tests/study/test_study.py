@@ -108,6 +108,35 @@ def test_more_epochs_of_an_open_end_share_what_was_trained(write) -> None:
     assert not {s.fingerprint for s in first} & {s.fingerprint for s in second}
 
 
+def test_two_stable_lengths_share_the_stages_of_the_shorter_and_decay_alone(write) -> None:
+    text = GOOD.replace("schedule: constant", "schedule: stable_decay").replace("[0, 1]", "[0]")
+    text = text.replace("schedule.epochs: [1, 1, 1]", "schedule.stage_epochs: 10, schedule.decay_epochs: 5")
+    text = text.replace("factors:", "factors:\n  epochs: {20: {schedule.epochs: 20}, 40: {schedule.epochs: 40}}")
+    write(text.replace("design: grid", "design: one_at_a_time"))
+    found = plan()
+    chains = {r.variant.name: [f for f in r.stages if found.stages[f].kind == "train"] for r in found.replicates}
+    short, long = chains["baseline"], chains["epochs=40"]
+    assert [found.stages[f].label for f in short] == [
+        "phase 1/2, epochs 1 to 10 at 64 px, seed 0",
+        "phase 1/2, epochs 11 to 20 at 64 px, seed 0",
+        "phase 2/2, 5 epochs at 64 px, seed 0",
+    ]
+    assert short[:2] == long[:2]
+    assert not set(short[2:]) & set(long[2:])
+    last = found.stages[short[2]]
+    assert last.inputs == {"previous": short[1]}
+    assert last.config["phase"] == {"imgsz": 64, "epochs": 5, "lr": 1.0, "start_epoch": 20, "continues": True}
+
+
+def test_phases_of_a_user_s_own(write) -> None:
+    text = GOOD.replace("[0, 1]", "[0]").replace("constant", "single").replace(", schedule.epochs: [1, 1, 1]", "")
+    write(text)
+    phases = [{"imgsz": 64, "epochs": 2, "lr": 1.0}, {"imgsz": 96, "epochs": 1, "lr": 0.5, "scales": [0.5, 1.5]}]
+    found = plan(Override("schedule.phases", phases))
+    told = [found.stages[f].config["phase"] for f in found.replicates[0].stages if found.stages[f].kind == "train"]
+    assert told == [phases[0] | {"start_epoch": 0}, phases[1] | {"start_epoch": 2}]
+
+
 def test_exclude_and_seeds_from_the_command_line(write) -> None:
     write(GOOD + "exclude: [{stem: conv, head: half}]\n")
     found = plan(Override("seeds", [7]))

@@ -29,6 +29,9 @@ from ablab.config.overrides import flatten
 from ablab.config.resolve import Resolver
 from ablab.errors import UserError, nearest
 
+READ_BY_ABLAB = ("model.anchors",)  # shared knobs that no part need read
+NO_KNOBS = ("start",)  # root keys, beside the groups, that are not the parts' to read
+
 
 @dataclass(frozen=True)
 class Base:
@@ -177,4 +180,6 @@ def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
 def is_shared(key: str, known: Container[str]) -> bool:
     """Whether a key is a knob that parts share: below a root key that is none of the `known` groups, or of `model`."""
     top, _, rest = key.partition(".")
+    if top in NO_KNOBS:
+        return False
     return bool(rest) and (top == "model" or top not in known)

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablab.config.base import Base, groups, is_shared
+from ablab.config.base import READ_BY_ABLAB, Base, groups, is_shared
 from ablab.config.overrides import COMMAND_LINE, THE_DATA, Override, flatten
 from ablab.errors import UserError, nearest
 
@@ -16,6 +16,7 @@ from ablab.errors import UserError, nearest
 def checked(base: Base, override: Override) -> Iterator[tuple[str, Any]]:
     """The keys that an override sets, and values of their types (several for a group of keys).
 
+    A group that is empty in the YAML takes any keys and comes as a whole.
     Raises UserError for a key that there is not, with the nearest one, and for a value of another type.
     """
     key, source = override.key, f" (from {override.source})" if override.source != COMMAND_LINE else ""
@@ -23,12 +24,15 @@ def checked(base: Base, override: Override) -> Iterator[tuple[str, Any]]:
         base.schemas[key] = _select(base.tree, key)
     schema = base.schemas[key]
     if schema is _ABSENT:
+        if (group := _open_group(base, key)) is not None:
+            yield group, {key.removeprefix(f"{group}."): override.value}
+            return
         raise UserError(f"unknown key '{key}'{source}: {_where_unknown(base, key)}")
     try:
         value = _typed(key, override.value, schema)
     except _WrongTypeError as error:
         raise UserError(f"{error}{source}; the key is written in {base.origin(key)}") from None
-    if isinstance(value, dict):
+    if isinstance(value, dict) and schema != {}:
         for name, inner in value.items():
             yield from checked(base, Override(f"{key}.{name}", inner, override.source))
     else:
@@ -36,6 +40,13 @@ def checked(base: Base, override: Override) -> Iterator[tuple[str, Any]]:
 
 
 _ABSENT = object()
+
+
+def _open_group(base: Base, key: str) -> str | None:
+    """The group above a key that is empty in the YAML, if there is one."""
+    parts = key.split(".")
+    above = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((group for group in above if _select(base.tree, group) == {}), None)
 
 
 def _select(tree: DictConfig, key: str) -> Any:
@@ -116,7 +127,7 @@ def check_knobs_are_read(read: Iterable[str], values: list[Override], known: Con
     shared = [o for o in values if o.source != THE_DATA and is_shared(o.key, known)]  # the data's: no part need read it
     if not shared:
         return
-    keys = set(read)
+    keys = {*read, *READ_BY_ABLAB}
     for override in shared:
         if override.key not in keys:
             raise UserError(

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ablab.config.resolvers  # noqa: F401  (registers them)
-from ablab.config.base import Base, compose_choices, groups, is_shared, search_path
+from ablab.config.base import READ_BY_ABLAB, Base, compose_choices, groups, is_shared, search_path
 from ablab.config.check import check_knobs_are_read, checked
 from ablab.config.overrides import Override, flatten, parse
 from ablab.config.resolve import Leaf, Unsure, references
@@ -53,7 +53,7 @@ class Composed:
         assert isinstance(content, dict)
         known = groups()
         knobs = {key for key in flatten({str(k): v for k, v in content.items()}) if is_shared(key, known)}
-        return sorted(knobs - set(references(content)) - {"model.name"})
+        return sorted(knobs - set(references(content)) - {"model.name", *READ_BY_ABLAB})
 
 
 def compose(overrides: Iterable[str | Override] = ()) -> Composed:
@@ -77,7 +77,7 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
                 f"{nearest(override.value, available[override.key])}"
             )
     base = compose_choices(choices, path)
-    leaves = [leaf for override in values for leaf in checked(base, override)]
+    leaves = _joined((override.key, leaf) for override in values for leaf in checked(base, override))
     try:
         groups_set = base.resolver.set(leaves)
         check_knobs_are_read((key for group in groups_set.values() for key in group.reads), values, available)
@@ -87,6 +87,19 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
         check_knobs_are_read(references(OmegaConf.to_container(tree, resolve=False)), values, available)
         resolved = _resolve(tree)
     return Composed(_copy(resolved), base.choices, base, tuple(values))
+
+
+def _joined(leaves: Iterable[tuple[str, Leaf]]) -> list[Leaf]:
+    """Leaves in order, each with the key that set it: keys set within an open group join what it holds, a group that is
+    set as a whole replaces it."""
+    found: list[Leaf] = []
+    for asked, (key, value) in leaves:
+        if isinstance(value, dict):
+            before = [old for name, old in found if name == key]
+            found = [leaf for leaf in found if leaf[0] != key]
+            value = (before[0] if before and asked.startswith(f"{key}.") else {}) | value
+        found.append((key, value))
+    return found
 
 
 def _copy(node: Any) -> Any:

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from ablab.config import Composed
+from ablab.config import Composed, flatten
 from ablab.errors import UserError, nearest
+from ablab.study import anchors
 
 SIZE = "whole [32, 16384]"  # px
+AUGMENTATIONS = ("mosaic", "copy_paste", "affine", "hsv", "flip_lr", "flip_ud", "mixup")
+OR_NULL = " or null"
+SCALE = "(0, 4] or null"  # of imgsz
 # Key without list indices -> numbers allowed, as an interval. Keys that the chosen groups lack do not matter.
 LIMITS = {
     "model.stem": "whole [1, inf)",
@@ -21,10 +25,15 @@ LIMITS = {
     "schedule.large": SIZE,
     "schedule.epochs": "whole [1, inf)",
     "schedule.stage_epochs": "whole [1, inf)",
+    "schedule.decay_epochs": "whole [1, inf)",
+    "schedule.patience": "whole [1, inf) or null",
+    "schedule.scales": SCALE,
     "schedule.phases.imgsz": SIZE,
     "schedule.phases.epochs": "whole [1, inf)",
     "schedule.phases.lr": "(0, inf)",
     "schedule.phases.stage_epochs": "whole [1, inf)",
+    "schedule.phases.patience": "whole [1, inf) or null",
+    "schedule.phases.scales": SCALE,
     "eval.resolutions": SIZE,
     "eval.conf": "[0, 1)",
     "eval.iou": "[0, 1]",
@@ -33,35 +42,49 @@ LIMITS = {
     "eval.every": "whole [0, inf)",
     "eval.batch": "whole [1, inf)",
     "optim.batch": "whole [1, inf)",
+    "optim.memory": "(0, inf) or null",
     "optim.lr": "[0, inf)",
     "optim.muon_lr": "[0, inf)",
     "optim.adamw_lr": "[0, inf)",
     "optim.momentum": "[0, 1)",
-    "optim.newton_schulz_steps": "whole [0, 100]",
     "optim.betas": "[0, 1)",
     "optim.weight_decay": "[0, inf)",
     "optim.warmup_epochs": "[0, inf)",
+    "optim.warmup_steps": "whole [0, inf)",
+    "optim.warmup_bias_lr": "[0, inf)",
+    "optim.warmup_momentum": "[0, 1)",
     "optim.final_lr": "[0, 1]",
     "optim.clip": "(0, inf)",
     "optim.bn_momentum": "[0, 1]",
     "optim.ema": "[0, 1)",
     "optim.ema_ramp_steps": "(0, inf)",
-    "augment.flip_lr": "[0, 1]",
-    "augment.flip_ud": "[0, 1]",
-    "augment.hsv_h": "[0, 1]",
-    "augment.hsv_s": "[0, 1]",
-    "augment.hsv_v": "[0, 1]",
-    "augment.scale": "[0, 1)",
-    "augment.translate": "[0, 1]",
+    "engine.ranks": "whole [1, 64]",
+    **{f"augment.{name}.{key}": "[0, 1]" for name in AUGMENTATIONS for key in ("p", "until")},
+    "augment.affine.scale": "[0, 1)",
+    "augment.affine.translate": "[0, 1]",
+    "augment.affine.degrees": "[0, 180]",
+    "augment.affine.shear": "[0, 60]",
+    "augment.hsv.h": "[0, 1]",
+    "augment.hsv.s": "[0, 1]",
+    "augment.hsv.v": "[0, 1]",
     "preprocess.pad": "whole [0, 255]",
     "preprocess.mean": "(-inf, inf)",
     "preprocess.std": "(0, inf)",
 }
-LENGTHS = {"optim.betas": 2, "preprocess.mean": 3, "preprocess.std": 3}
+CHOICES = {"optim.decay": ("cosine", "linear"), "model.anchors": anchors.CHOICES}
+LENGTHS = {
+    "schedule.scales": 2,
+    "schedule.phases.scales": 2,
+    "optim.betas": 2,
+    "preprocess.mean": 3,
+    "preprocess.std": 3,
+}
+# Keys that every choice of a group has, one's own too.
+WHOLE = {"engine": ("device", "precision", "threads", "compile", "ranks"), "augment": AUGMENTATIONS}
 NOT_EMPTY = ("eval.resolutions", "schedule.phases")
 _GROUPS = {key.partition(".")[0] for key in (*LIMITS, *LENGTHS)}
-PHASE = {"imgsz", "epochs", "lr"}  # keys of a phase
-OPEN_END = "stage_epochs"  # and of one with an open end
+PHASE = {"imgsz", "epochs", "lr"}  # keys that every phase has
+PHASE_MAY = {"stage_epochs", "continues", "scales", "patience"}
 
 
 def check(composed: Composed) -> None:
@@ -71,22 +94,49 @@ def check(composed: Composed) -> None:
         group, _, leaf = key.partition(".")
         if not config[group][leaf]:
             _refuse(composed, key, config[group][leaf], "at least one entry")
+    for group, keys in WHOLE.items():
+        for key in keys:
+            if key not in config[group]:
+                choice = composed.choices.get(group)
+                raise UserError(f"{group}.{key}: the choice {group}={choice} lacks it; expected {', '.join(keys)}")
+    before: dict[str, Any] = {}
     for number, phase in enumerate(config["schedule"]["phases"]):
-        _check_phase(composed, f"schedule.phases[{number}]", phase)
+        _check_phase(composed, f"schedule.phases[{number}]", phase, before)
+        before = phase
     for key, bare, value in _leaves(config):
         if bare in LENGTHS and isinstance(value, list) and len(value) != LENGTHS[bare]:
             _refuse(composed, key, value, f"{LENGTHS[bare]} numbers")
+        if bare in CHOICES and value not in CHOICES[bare]:
+            raise UserError(
+                f"{key}={value} (from {composed.origin(key)}): no such choice. {nearest(value, CHOICES[bare])}"
+            )
+        if key.endswith(".scales") and value is not None and not _around_one(value):
+            _refuse(composed, key, value, "[low, high] or null, shares of imgsz with low ≤ 1 ≤ high")
         if bare in LIMITS and not isinstance(value, list) and not _allowed(value, LIMITS[bare]):
             _refuse(composed, key, value, _words(LIMITS[bare]))
     _check_micro_batch(composed)
+    _check_start(composed)
+    if (ranks := config["engine"]["ranks"]) > config["optim"]["batch"]:
+        _refuse(
+            composed, "engine.ranks", ranks, f"at most optim.batch={config['optim']['batch']}: each takes its share"
+        )
 
 
-def _check_phase(composed: Composed, key: str, phase: Any) -> None:
+def _check_phase(composed: Composed, key: str, phase: Any, before: dict[str, Any]) -> None:
     if not isinstance(phase, dict) or not phase.keys() >= PHASE:
         _refuse(composed, key, phase, f"the keys {', '.join(sorted(PHASE))}")
     for name in phase:
-        if name not in PHASE | {OPEN_END}:
-            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, PHASE | {OPEN_END})}")
+        if name not in PHASE | PHASE_MAY:
+            raise UserError(f"{key}: unknown key '{name}'. {nearest(name, PHASE | PHASE_MAY)}")
+    continues = phase.get("continues", False)
+    if type(continues) is not bool:
+        _refuse(composed, f"{key}.continues", continues, "true or false")
+    if continues and not before.get("stage_epochs"):
+        raise UserError(f"{key}.continues=true: the phase before it has no stage_epochs, so no open end to go on from")
+    if phase.get("stage_epochs"):
+        for name in ("continues", "patience"):
+            if phase.get(name):
+                raise UserError(f"{key}: {name} does not go with stage_epochs, whose stages are each a training")
 
 
 def _check_micro_batch(composed: Composed) -> None:
@@ -94,6 +144,18 @@ def _check_micro_batch(composed: Composed) -> None:
     batch, part = optim["batch"], optim.get("micro_batch")
     if part is not None and not (type(part) is int and 1 <= part <= batch and batch % part == 0):
         _refuse(composed, "optim.micro_batch", part, f"a divisor of optim.batch={batch}, or null")
+
+
+def _check_start(composed: Composed) -> None:
+    start = composed.resolved["start"]
+    if not isinstance(start["weights"], str | None):
+        _refuse(composed, "start.weights", start["weights"], "the path of a file of weights, or null")
+    for name in start["freeze"]:
+        if not isinstance(name, str):
+            _refuse(composed, "start.freeze", name, "names of modules, such as backbone")
+    for name, factor in flatten(start["rates"]).items():
+        if not _allowed(factor, "(0, inf)"):
+            _refuse(composed, f"start.rates.{name}", factor, "a number above 0 (start.freeze keeps a module as it is)")
 
 
 def _leaves(config: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -117,7 +179,15 @@ def _within(node: Any, key: str, bare: str) -> Iterator[tuple[str, str, Any]]:
                 yield from _within(value, f"{key}[{number}]", bare)
 
 
+def _around_one(scales: Any) -> bool:
+    if not isinstance(scales, list) or not all(isinstance(share, int | float) for share in scales):
+        return False
+    return scales[0] <= 1 <= scales[-1]
+
+
 def _allowed(value: Any, limit: str) -> bool:
+    if value is None:
+        return limit.endswith(OR_NULL)
     whole, left, low, high, right = _parsed(limit)
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
@@ -128,7 +198,7 @@ def _allowed(value: Any, limit: str) -> bool:
 
 @cache
 def _parsed(limit: str) -> tuple[bool, str, float, float, str]:
-    whole, interval = limit.startswith("whole "), limit.removeprefix("whole ")
+    whole, interval = limit.startswith("whole "), limit.removeprefix("whole ").removesuffix(OR_NULL)
     low, high = interval[1:-1].split(", ")
     return whole, interval[0], float(low), float(high), interval[-1]
 
@@ -137,7 +207,11 @@ def _words(limit: str) -> str:
     """
     >>> _words("whole [1, inf)"), _words("(0, inf)"), _words("[0, 1)")
     ('a whole number from 1 on', 'a number above 0', 'a number from 0 to below 1')
+    >>> _words("whole [1, inf) or null")
+    'a whole number from 1 on, or null'
     """
+    if limit.endswith(OR_NULL):
+        return f"{_words(limit.removesuffix(OR_NULL))}, or null"
     whole, left, low, high, right = _parsed(limit)
     words = "a whole number" if whole else "a number"
     if low > -math.inf:

@@ -6,8 +6,9 @@ Nothing here imports torch: what needs a network is found out by the `smoke` sta
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from ablab.config import THE_DATA, Composed, Override, compose, flatten
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import BY_CONTENT, KINDS
 from ablab.store import checksum
-from ablab.study import command, limits
+from ablab.study import anchors, budget, command, limits
 from ablab.study.equal import refuse_equal_arms
 from ablab.study.fingerprint import code, digest, modules_of, targets, versions
+from ablab.study.phases import refuse_blind_patience, refuse_lonely_patience, stages_of
 from ablab.study.study import Study, Variant
 
-# data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}}
+# data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}, "sizes": {"letterbox": ...}}
 Describe = Callable[[dict[str, Any]], dict[str, Any]]
 Split = Callable[[str], int | None]
+Built = Callable[[str], dict[str, Any] | None]
 SettleVariant = Callable[[Variant], dict[str, Any]]  # a variant's complete configuration
 Chain = Callable[[dict[str, Any], int], "list[Stage]"]  # (configuration, seed) -> its stages, parents first
 
@@ -62,12 +65,16 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Plan:
-    """stages: fingerprint -> stage, every parent before its children, checks first."""
+    """stages: fingerprint -> stage, every parent before its children, checks first.
+
+    unsettled: whether trainings have a memory budget, and networks whose needs no smoke stage has measured yet.
+    """
 
     study: Study
     replicates: tuple[Replicate, ...]
     stages: dict[str, Stage]
     duplicates: tuple[tuple[Variant, Variant], ...]  # (left out, the one that does the same work)
+    unsettled: bool = False
 
 
 def compile(
@@ -76,23 +83,33 @@ def compile(
     only: Iterable[str] = tuple(KINDS),
     weights: Path | None = None,
     split: Split = lambda _: None,
+    built: Built = lambda _: None,
 ) -> Plan:
     """The plan of a study.
 
     describe: tells the class names and content hash of a data set. only: kinds to plan.
     weights: a file of the user's to evaluate, in place of training. split: the micro-batch that a training, by its
     fingerprint, must be split into where `engine.split_batch` allows it; None for one that has memory enough.
+    built: the numbers of a smoke stage, by its fingerprint; None where it has not run.
     Raises UserError for whatever in the configuration is wrong, before anything runs.
     """
     work: dict[tuple[str, ...], Variant] = {}
     equal: list[tuple[Variant, Variant]] = []
     settled: list[tuple[Variant, dict[str, Any], list[Stage]]] = []  # with the first seed's stages
     kinds = set(only)
-    settle_variant, chain = _program(study, describe) if study.command else _detector(describe, kinds, weights, split)
-    for variant in study.expand():
+    detector = partial(_chain, describe=describe, only=kinds, weights=weights, split=split, built=built)
+    settle_variant, chain = (
+        _program(study, describe) if study.command else _detector(describe, kinds, weights, detector)
+    )
+    variants = study.expand()
+    for variant in variants:
         config = settle_variant(variant)
+        if len(variants) > 1:
+            refuse_lonely_patience(study.name, config)
         stages = chain(config, study.seeds[0])
         does = tuple(s.fingerprint for s in stages)
+        if _unsettled(config, stages, built):
+            does += (f"optim.memory={config['optim']['memory']}",)  # what comes of it is not known yet
         if does in work:
             equal.append((variant, work[does]))
             if not study.identical or variant.levels == work[does].levels:
@@ -108,7 +125,21 @@ def compile(
             found |= {stage.fingerprint: stage for stage in stages if stage.fingerprint not in found}
             replicates.append(Replicate(variant, seed, config, tuple(s.fingerprint for s in stages)))
     ordered = sorted(found.items(), key=lambda item: _rank(item[1].kind))  # stable: parents stay before children
-    return Plan(study, tuple(replicates), dict(ordered), tuple(duplicates))
+    unsettled = any(_unsettled(config, stages, built) for _, config, stages in settled)
+    return Plan(study, tuple(replicates), dict(ordered), tuple(duplicates), unsettled)
+
+
+def _unsettled(config: dict[str, Any], stages: list[Stage], built: Built) -> bool:
+    """Whether a configuration has a memory budget, and a network whose needs no smoke stage has measured yet."""
+    measured = (built(stage.fingerprint) for stage in stages if stage.kind == "smoke")
+    return bool(config.get("optim", {}).get("memory")) and None in measured
+
+
+def checks(plan: Plan) -> Plan:
+    """The part of a plan that runs before everything else."""
+    stages = {fingerprint: stage for fingerprint, stage in plan.stages.items() if KINDS[stage.kind].check}
+    kept = [replace(one, stages=tuple(f for f in one.stages if f in stages)) for one in plan.replicates]
+    return replace(plan, replicates=tuple(kept), stages=stages)
 
 
 def baseline_config(study: Study) -> dict[str, Any]:
@@ -119,13 +150,13 @@ def baseline_config(study: Study) -> dict[str, Any]:
     return compose(overrides).resolved
 
 
-def _detector(describe: Describe, kinds: set[str], weights: Path | None, split: Split) -> tuple[SettleVariant, Chain]:
+def _detector(describe: Describe, kinds: set[str], weights: Path | None, chain: Chain) -> tuple[SettleVariant, Chain]:
     def settle_variant(variant: Variant) -> dict[str, Any]:
-        config = settle(compose(variant.overrides), variant.overrides, describe)
+        config = settle(compose(variant.overrides), variant.overrides, describe, weights)
         _check_splits(config, describe, kinds)
         return config
 
-    return settle_variant, lambda config, seed: _chain(config, seed, describe, kinds, weights, split)
+    return settle_variant, chain
 
 
 def _program(study: Study, describe: Describe) -> tuple[SettleVariant, Chain]:
@@ -147,14 +178,20 @@ def _program(study: Study, describe: Describe) -> tuple[SettleVariant, Chain]:
     return settle_variant, chain
 
 
-def settle(composed: Composed, overrides: Iterable[Override], describe: Describe) -> dict[str, Any]:
-    """A complete configuration with what the data and the machine decide: classes, names, device, precision, threads.
+def settle(
+    composed: Composed, overrides: Iterable[Override], describe: Describe, weights: Path | None = None
+) -> dict[str, Any]:
+    """A complete configuration with what the data, the files and the machine decide: classes, anchors, the content of
+    `start.weights`, device, precision, threads.
 
-    Raises UserError for a value out of its limits, or if `model.classes` was set to another number than the data has.
+    weights: a file that is evaluated rather than trained, which brings its anchors. Raises UserError for a value out
+    of its limits, a file that is not there, or if `model.classes` was set to another number than the data has.
     """
     limits.check(composed)
     config = composed.resolved
-    names = describe(config["data"])["names"]
+    start = _content_of_start(composed)
+    description = describe(config["data"])
+    names = description["names"]
     classes = config["model"]["classes"]
     if classes is not None and classes != len(names):
         raise UserError(
@@ -163,8 +200,34 @@ def settle(composed: Composed, overrides: Iterable[Override], describe: Describe
         )
     if classes is None:
         config = compose([*overrides, Override("model.classes", len(names), THE_DATA)]).resolved
+    head = anchors.settle(config, description, weights)
     engine = machine.settle(config["engine"])
-    return config | {"engine": engine}
+    return config | {"head": head, "start": start, "engine": engine}
+
+
+def _content_of_start(composed: Composed) -> dict[str, Any]:
+    """The section `start`, with the whole path and the SHA-256 of its weights if it names some."""
+    start: dict[str, Any] = composed.resolved["start"]
+    if start["weights"] is None:
+        return start
+    file = Path(start["weights"]).expanduser().resolve()
+    file = file / "weights.safetensors" if file.is_dir() else file
+    try:
+        stamp = file.stat()
+        if not file.is_file():
+            raise FileNotFoundError(2, "it is no file")
+        return start | {"weights": str(file), "sha256": _checksum(file, stamp.st_size, stamp.st_mtime_ns)}
+    except OSError as error:
+        origin = composed.origin("start.weights")
+        raise UserError(
+            f"start.weights={start['weights']} (from {origin}): {file} cannot be read: {error.strerror}; expected a "
+            "file of weights, or null to start from scratch"
+        ) from None
+
+
+@cache
+def _checksum(file: Path, size: int, changed: int) -> str:
+    return checksum(file)
 
 
 def _check_splits(config: dict[str, Any], describe: Describe, only: set[str]) -> None:
@@ -183,27 +246,42 @@ def _check_splits(config: dict[str, Any], describe: Describe, only: set[str]) ->
 
 
 def _chain(
-    config: dict[str, Any], seed: int, describe: Describe, only: set[str], weights: Path | None, split: Split
+    config: dict[str, Any],
+    seed: int,
+    describe: Describe,
+    only: set[str],
+    weights: Path | None,
+    split: Split,
+    built: Built,
 ) -> list[Stage]:
     """The stages of one replicate, parents first."""
+    memory = config["optim"].get("memory")  # no part of a stage: what is made of it is
+    config = config | {"optim": {key: value for key, value in config["optim"].items() if key != "memory"}}
     phases = config["schedule"]["phases"]
     resolutions = config["eval"]["resolutions"]
     sizes = sorted({*(phase["imgsz"] for phase in phases), *resolutions})
     content = describe(config["data"])
     judged = config["eval"]["split"]
-    stages = []
+    given = {"weights": file} if (file := config["start"]["weights"]) else {}
+    stages, needs = [], None
     if "data" in only:
         stages.append(make("data", "check every image", config, content=content, splits=tuple(content["splits"])))
     if "smoke" in only:
-        stages.append(make("smoke", "build, step, decode", config | {"sizes": sizes}))
+        smoke = make("smoke", "build, step, decode", config | {"sizes": sizes}, given)
+        needs = built(smoke.fingerprint) if memory else None
+        stages.append(smoke)
     if "profile" in only:
         stages += [make("profile", f"{size} px", config | {"imgsz": size}) for size in resolutions]
     trained = {"weights": str(weights)} if weights else {}
     if "train" in only:
-        previous: dict[str, str] = {}
+        previous: dict[str, str] = given
         watched = ("val",) if config["eval"]["every"] and "val" in content["splits"] else ()
-        for label, phase in _phases(config["schedule"]["phases"]):
+        for label, phase in stages_of(phases):
+            refuse_blind_patience(phase, bool(watched))
             part = config | {"phase": phase, "seed": seed}
+            if needs:
+                fits = budget.micro_batch(memory, config, phase, needs)
+                part = part | {"optim": part["optim"] | {"micro_batch": fits}}
             train = make("train", f"{label}, seed {seed}", part, previous, content, ("train", *watched))
             while config["engine"].get("split_batch") and (size := split(train.fingerprint)):
                 part = part | {"optim": part["optim"] | {"micro_batch": size}}
@@ -216,25 +294,6 @@ def _chain(
             part = config | {"imgsz": size, "split": judged}
             stages.append(make("evaluate", f"{size} px, seed {seed}", part, trained, content, (judged,)))
     return stages
-
-
-def _phases(phases: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each train stage is called, and its phase: `start_epoch` counts the epochs before it.
-
-    A phase with an open end is a stage for every `stage_epochs`, its `part`: a longer one shares those of a shorter.
-    """
-    start = 0
-    for number, phase in enumerate(phases, 1):
-        name = f"phase {number}/{len(phases)}"
-        length = phase.get("stage_epochs")
-        told = {key: phase[key] for key in ("imgsz", "epochs", "lr")}
-        if not length:
-            yield f"{name}, {phase['epochs']} epochs at {phase['imgsz']} px", told | {"start_epoch": start}
-        for part, first in enumerate(range(0, phase["epochs"], length) if length else ()):
-            epochs = min(length, phase["epochs"] - first)
-            label = f"{name}, epochs {first + 1} to {first + epochs} at {phase['imgsz']} px"
-            yield label, told | {"epochs": epochs, "start_epoch": start + first, "part": part}
-        start += phase["epochs"]
 
 
 def make(
@@ -297,7 +356,10 @@ def content_digest(content: dict[str, Any], splits: tuple[str, ...]) -> str:
 
 def _content(parent: str) -> str:
     """A parent's fingerprint; of a file that the user gave, the hash of its content."""
-    return checksum(Path(parent)) if os.sep in parent else parent
+    if os.sep not in parent:
+        return parent
+    stamp = os.stat(parent)
+    return _checksum(Path(parent), stamp.st_size, stamp.st_mtime_ns)
 
 
 def _rank(kind: str) -> int:

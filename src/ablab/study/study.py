@@ -148,10 +148,13 @@ def load(study: str, overrides: Iterable[Override] = ()) -> Study:
 def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
     """A study of one variant, whose levels are what was asked for (where things lie aside): what `ablab train` runs."""
     asked = [override for override in overrides if override.key != "seed"]
-    places = tuple(o for o in asked if o.key.partition(".")[0] in PLACES or o.key in LOCATIONS)
+    located = [key for key in LOCATIONS if key != "start.weights"]  # which tells two trainings apart
+    places = tuple(o for o in asked if o.key.partition(".")[0] in PLACES or o.key in located)
     factors: Factors = {o.key: {str(o.value): (o,)} for o in asked if o not in places}
     if not any(o.key == "engine.threads" for o in asked):  # nothing else runs beside it
-        places += (Override("engine.threads", machine.cores(), "this machine"),)
+        ranks = next((o.value for o in reversed(asked) if o.key == "engine.ranks"), 1)
+        each = machine.cores() // max(ranks, 1) if isinstance(ranks, int) else 1
+        places += (Override("engine.threads", max(each, 1), "this machine"),)
     return Study(name, "", places, factors, "grid", _seeds([seed], "seed"), source=f"ablab {name}")
 
 

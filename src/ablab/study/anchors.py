@@ -1,0 +1,88 @@
+"""The head's anchors, settled before any fingerprint is taken (`model.anchors`), so that every stage sees the same.
+
+given: as the head's YAML has them. fitted: k-means on the train split's boxes at the input size of the first phase.
+auto: fitted where the given ones' best possible recall is below LEAST and the fitted ones' higher (YOLOv5's rule);
+given else. A file of weights brings its own: they are what it was trained with.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ablab.errors import UserError
+
+CHOICES = ("auto", "given", "fitted")
+LEAST = 0.98  # best possible recall under which `auto` fits
+_HEADER = 100_000_000  # bytes, safetensors' own limit
+
+
+def settle(config: dict[str, Any], description: dict[str, Any], weights: Path | None = None) -> dict[str, Any]:
+    """The configuration's `head` with the anchors that `model.anchors` asks for.
+
+    description: the data's (ablab.data.identity). weights: a file that is evaluated rather than trained. A head
+    without `anchors` and `anchor_t`, or with values that it will refuse, stays as it is, and so does one whose data
+    has no train split. Raises UserError if anchors are to be fitted to fewer different sizes of boxes than there are
+    anchors.
+    """
+    head, knob = config["head"], config["model"]["anchors"]
+    shape = _shape(head.get("anchors"))
+    if knob == "given" or shape is None or not _is_number(head.get("anchor_t")) or head["anchor_t"] <= 1:
+        return dict(head)
+    if weights and _shape(theirs := (described_by(weights).get("head") or {}).get("anchors")) == shape:
+        return head | {"anchors": theirs}
+    sizes = description.get("sizes", {}).get(config["preprocess"]["resize"])
+    if not sizes:
+        return dict(head)
+    imgsz = config["schedule"]["phases"][0]["imgsz"]
+    return head | {"anchors": json.loads(_resolved(knob, json.dumps(head["anchors"]), head["anchor_t"], imgsz, sizes))}
+
+
+@lru_cache(maxsize=1024)  # a study asks the same for nearly all of its variants
+def _resolved(knob: str, given: str, anchor_t: float, imgsz: int, described: str) -> str:
+    from ablab.data.anchors import fit, recall, sizes_of
+
+    sizes, anchors = sizes_of(described, imgsz), json.loads(given)
+    found = recall(anchors, sizes, anchor_t)
+    if knob == "auto" and found >= LEAST:
+        return given
+    levels, per_level = len(anchors), len(anchors[0])
+    fitted = fit(sizes, levels, per_level)
+    if fitted is None and knob == "fitted":
+        raise UserError(
+            f"model.anchors=fitted: k-means finds no {levels * per_level} different anchors in the sizes of the train "
+            "split's boxes; expected model.anchors=given"
+        )
+    if fitted is None or (knob == "auto" and recall(fitted, sizes, anchor_t) <= found):
+        return given
+    return json.dumps(fitted)
+
+
+def described_by(file: Path) -> dict[str, Any]:
+    """What a weights.safetensors of ablab's says of its network, read without torch; {} for any other file."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length <= _HEADER else {}
+        found = json.loads(header["__metadata__"]["ablab"])
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shape(anchors: Any) -> tuple[int, int] | None:
+    """Levels and anchors a level; None for what no head would take."""
+    try:
+        pairs = [pair for level in anchors for pair in level]
+        counts = {len(level) for level in anchors}
+        whole = all(len(pair) == 2 and all(_is_number(side) and side > 0 for side in pair) for pair in pairs)
+    except TypeError:
+        return None
+    return (len(anchors), counts.pop()) if whole and len(counts) == 1 and pairs else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
