@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ablab.compute import prepare
 from ablab.errors import UserError
 from ablab.models.heads.anchor import AnchorHead
 from ablab.stages import smoke
@@ -19,7 +20,7 @@ PARTS = ("stem", "backbone", "neck", "head")
 
 def run(tmp_path: Path, *overrides: str, sizes: tuple[int, ...] = (64,), **parts: Any) -> dict[str, Any]:
     config = tiny.config(*overrides) | parts
-    declared = {key: config[key] for key in (*PARTS, "preprocess", "optim", "engine")}
+    declared = {key: config[key] for key in (*PARTS, "preprocess", "optim", "start", "engine")}
     return smoke.run(declared | {"sizes": list(sizes)}, {}, tmp_path, tmp_path, lambda _: None)
 
 
@@ -29,6 +30,25 @@ def test_facts(tmp_path: Path, optimiser: str) -> None:
     assert numbers["max_stride"] == 32
     assert numbers["out_strides"] == [8, 16, 32]
     assert numbers["params"] > 100_000
+
+
+def test_bytes_that_autograd_keeps_of_a_pixel_by_hand() -> None:
+    """A convolution keeps its 3 inputs, ReLU its 8 results, which the square in the loss shares: 11 floats."""
+
+    class Toy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).relu()
+
+        def loss(self, raw: Tensor, targets: Tensor, progress: float) -> dict[str, Tensor]:
+            return {"all": raw.square().mean()}
+
+    x = torch.rand(2, 3, 16, 16)
+    compute = prepare({"device": "cpu", "precision": "fp32", "threads": 1})
+    assert smoke._saved_per_px(Toy(), compute, x, torch.zeros(2, 6)) == 4 * 11
 
 
 def test_one_class_is_enough(tmp_path: Path) -> None:

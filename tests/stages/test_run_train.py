@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
 
-from ablab.data import dataset, form
+from ablab.data import dataset, draw, form
 from ablab.errors import OutOfMemoryError, UserError
 from ablab.evaluation import ap, predict
-from ablab.stages import evaluate, profile, smoke, train
+from ablab.stages import evaluate, profile, smoke, train, validation
 from ablab.stages.declare import KINDS
 
 
@@ -53,7 +55,10 @@ def test_two_phases_and_their_evaluation(tmp_path: Path) -> None:
         {"epoch", "loss", "box", "obj", "cls", "lr", "map", "map50"},
     ]
     json.dumps(first, allow_nan=False)
-    assert [file.name for file in weights.iterdir()] == ["weights.safetensors"]
+    named = ["best.safetensors", "val_epoch_002.jpg", "weights.safetensors"]
+    assert sorted(file.name for file in weights.iterdir()) == named
+    assert (weights / "best.safetensors").read_bytes() == (weights / "weights.safetensors").read_bytes()
+    assert (first["best_epoch"], first["best_map"]) == (2, first["curve"][1]["map"])  # the only one validated
 
     still = config | {"phase": config["phase"] | {"lr": 0.0, "epochs": 1}, "seed": 5}
     _, copied = run(still, tmp_path / "second", previous=weights)
@@ -73,6 +78,44 @@ def test_two_phases_and_their_evaluation(tmp_path: Path) -> None:
     assert numbers["map50"] == first["curve"][-1]["map50"]  # the last epoch's validation, by the published weights
     assert len(json.loads((out / "curves.json").read_text())["recall"]) == 101
     json.dumps(numbers, allow_nan=False)
+
+
+def test_pictures_of_val_are_the_same_after_a_crash(tmp_path: Path) -> None:
+    config = tiny.config("eval.every=2", "schedule.epochs=5")
+    config["phase"]["start_epoch"] = 10
+    _, straight = run(config, tmp_path / "straight")
+
+    def killed(event: dict[str, Any]) -> None:
+        if event.get("message", "").startswith("epoch 3/5"):
+            raise KeyboardInterrupt
+
+    out, work = tmp_path / "out", tmp_path / "work"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train.run(declared("train", config), {}, out, work, killed)
+    train.run(declared("train", config), {}, out, work, lambda _: None)
+    names = [f"val_epoch_{epoch:03d}.jpg" for epoch in (12, 14, 15)]
+    assert sorted(file.name for file in straight.glob("*.jpg")) == names
+    assert [(out / name).read_bytes() for name in names] == [(straight / name).read_bytes() for name in names]
+    side = 2 * validation.SIDE + 3 * draw.GAP
+    assert cv2.imread(str(out / names[0])).shape == (side, side, 3)
+
+
+def test_a_picture_shows_what_was_found(tmp_path: Path) -> None:
+    data = tiny.squares(9, seed=3)
+    nothing = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+    box = (np.array([[8.0, 8, 40, 56]]), np.array([0.6]), np.array([1]))
+    doubtful = (box[0], np.array([0.2]), box[2])
+    picture = validation.pictures(data)
+    sheets = []
+    for found in (nothing, box, doubtful):
+        picture([found, *[nothing] * 8], tmp_path / "picture.jpg")  # the first image is shown
+        sheets.append(cv2.imread(str(tmp_path / "picture.jpg")).astype(int))
+    (plain, drawn, same), edge = sheets, draw.GAP + 40 * validation.SIDE // 64
+    np.testing.assert_array_equal(plain, same)
+    changed = np.abs(drawn - plain).max(2) > 60
+    assert changed[draw.GAP + 150, edge - 2 : edge + 3].any()  # on the box's right side
+    assert not changed[:, edge + 60 :].any()
 
 
 def parts(config: dict[str, Any], lengths: list[int], folder: Path) -> tuple[list[dict[str, Any]], Path]:
@@ -124,6 +167,66 @@ def test_a_part_that_was_killed_goes_on_too(tmp_path: Path) -> None:
     assert numbers["steps"] == 8
     a, b = load_file(straight / "weights.safetensors"), load_file(out / "weights.safetensors")
     assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def decay(config: dict[str, Any], stable: int) -> dict[str, Any]:
+    phase = config["phase"] | {"epochs": 2, "start_epoch": stable, "continues": True}
+    return config | {"phase": phase}
+
+
+def test_decay_goes_on_with_everything_and_its_rate_falls_in_a_line(tmp_path: Path) -> None:
+    config = tiny.config("optim=sgd", "optim.warmup_epochs=1", "optim.final_lr=0.1", "eval.every=0")
+    _, stable = parts(config, [4], tmp_path / "stable")
+    _, in_two = parts(config, [2, 2], tmp_path / "in two")
+    numbers, out = run(decay(config, 4), tmp_path / "decay", previous=stable)
+    # 8 steps: 1, ..., 0.1 of the peak 0.15; rows tell the last step's.
+    assert [row["lr"] for row in numbers["curve"]] == pytest.approx([0.15 * (1 - 0.9 * 3 / 7), 0.15 * 0.1], abs=1e-12)
+    assert (numbers["warmup_steps"], numbers["steps"], numbers["epochs"]) == (0, 8, 2)
+    assert "checkpoint.pt" not in {file.name for file in out.iterdir()}
+    _, same = run(decay(config, 4), tmp_path / "same", previous=in_two)
+
+    def killed(event: dict[str, Any]) -> None:
+        if event.get("message", "").startswith("epoch 1/2"):
+            raise KeyboardInterrupt
+
+    resumed, work = tmp_path / "resumed", tmp_path / "work"
+    resumed.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train.run(declared("train", decay(config, 4)), {"previous": stable}, resumed, work, killed)
+    again = train.run(declared("train", decay(config, 4)), {"previous": stable}, resumed, work, lambda _: None)
+    assert again == numbers
+    a = load_file(out / "weights.safetensors")
+    for folder in (same, resumed):
+        b = load_file(folder / "weights.safetensors")
+        assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_a_decay_moves_by_the_stable_part_s_momentum_by_hand(tmp_path: Path) -> None:
+    """With gradients clipped to nothing, a weight moves by the momentum that it came with, at falling rates."""
+    config = tiny.config(
+        "optim=sgd", "optim.warmup_epochs=0", "optim.final_lr=0.1", "eval.every=0", "schedule.epochs=1"
+    )
+    _, stable = parts(config, [1], tmp_path / "stable")
+    before = torch.load(stable / "checkpoint.pt", weights_only=True)
+    still = decay(config, 1)
+    still["phase"] = still["phase"] | {"epochs": 1}
+    still["optim"] = still["optim"] | {"clip": 1e-30}
+    run(still, tmp_path / "still", previous=stable)
+    after = torch.load(tmp_path / "still" / "work" / "checkpoint.pt", weights_only=True)
+    name, kernel = next((n, t) for n, t in before["model"].items() if t.ndim == 4)  # the first parameter of all
+    momentum = before["optimizers"][0]["state"][0]["momentum_buffer"]
+    rates = [0.15, 0.15 * 0.7, 0.15 * 0.4, 0.15 * 0.1]
+    moved = sum(rate * 0.9 ** (2 + step) for step, rate in enumerate(rates)) * momentum
+    torch.testing.assert_close(after["model"][name], kernel - moved, rtol=1e-5, atol=1e-7)
+    assert float(moved.abs().max()) > 1e-3
+    assert after["steps"] == 4  # its own, by which its rate goes
+
+
+def test_a_decay_after_a_part_that_diverged_is_empty(tmp_path: Path) -> None:
+    config = tiny.config("optim=sgd", "optim.lr=1e30", "eval.every=0")
+    _, last = parts(config, [2], tmp_path)
+    numbers, _ = run(decay(config, 2), tmp_path / "decay", previous=last)
+    assert (numbers["diverged"], numbers["stopped_early"], numbers["epochs"]) == (True, False, 0)
 
 
 def test_after_a_part_that_diverged_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:

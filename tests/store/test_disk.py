@@ -27,6 +27,17 @@ def test_a_published_stage_reads_back_with_checksums(tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_one_file_of_a_stage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store)
+    assert store.content(FINGERPRINT, "weights.bin") == b"weights"
+    with pytest.raises(DamagedError, match=r"no\.bin"):
+        store.content(FINGERPRINT, "no.bin")
+    (store.folder(FINGERPRINT) / "weights.bin").write_bytes(b"other")
+    with pytest.raises(DamagedError, match=r"weights\.bin: not as it was published"):
+        store.content(FINGERPRINT, "weights.bin")
+
+
 def test_nothing_is_written_before_the_first_claim(tmp_path: Path) -> None:
     store = Store(tmp_path / "new")
     assert (store.published(), store.holders(), store.read_json("studies/x.json")) == (set(), [], None)

@@ -116,10 +116,11 @@ class RayPool:
 
     def _needs(self, stage: Stage, alone: bool) -> dict[str, float]:
         engine = stage.config.get("engine", {})
+        ranks = engine.get("ranks", 1)
         needs = {
-            "CPU": float(engine.get("threads", 1)),
-            "GPU": float(self._engine["gpu"]) if engine.get("device") == "cuda" else 0.0,
-            "memory": math.inf if alone else self._memory.get(stage.fingerprint, UNKNOWN_MB),
+            "CPU": float(engine.get("threads", 1) * ranks),
+            "GPU": float(self._engine["gpu"] * ranks) if engine.get("device") == "cuda" else 0.0,
+            "memory": math.inf if alone else ranks * self._memory.get(stage.fingerprint, UNKNOWN_MB),
         }
         # Alone, a stage gets what a whole node has; one that needs more than any node has gets that too. A GPU that
         # this machine lacks is the stage's own to complain of; on a cluster a node that has one may come yet.

@@ -34,18 +34,31 @@ class Kind:
 
 PARTS = ("stem", "backbone", "neck", "head")
 ENGINE = ("engine.device", "engine.precision", "engine.threads")
+TRAINING = ("engine.compile", "engine.ranks")
 EVAL = ("eval.conf", "eval.iou", "eval.max_nms", "eval.max_det", "eval.batch")
-NUMERICS = ("torch", "torchvision", "numpy", "opencv-python-headless", "hotcoco", "scikit-learn")
+NUMERICS = ("torch", "torchvision", "numpy", "opencv-python-headless", "hotcoco", "scikit-learn", "scipy")
 
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("data", ("data",), ("opencv-python-headless", "scikit-learn"), check=True),
-        Kind("smoke", (*PARTS, "preprocess", "optim", *ENGINE, "sizes"), ("torch",), check=True),
+        Kind("smoke", (*PARTS, "preprocess", "optim", "start", *ENGINE, "sizes"), ("torch",), check=True),
         Kind("profile", (*PARTS, "imgsz"), ("torch", "thop"), check=True),
         Kind(
             "train",
-            (*PARTS, "preprocess", "augment", "optim", "data", "eval.every", *ENGINE, "phase", "seed"),
+            (
+                *PARTS,
+                "preprocess",
+                "augment",
+                "optim",
+                "start",
+                "data",
+                "eval.every",
+                *ENGINE,
+                *TRAINING,
+                "phase",
+                "seed",
+            ),
             NUMERICS,
         ),
         Kind("evaluate", (*PARTS, "preprocess", "data", *EVAL, *ENGINE, "imgsz", "split"), NUMERICS),
@@ -54,6 +67,6 @@ KINDS = {
 }
 
 # What counts by its content, or not at all, and so enters a fingerprint otherwise or never.
-BY_CONTENT = ("data.", "command.code.", "command.measure")
+BY_CONTENT = ("data.", "start.weights", "command.code.", "command.measure")
 # Where things lie reaches the stage but is part of no fingerprint and no record.
-LOCATIONS = ("data.root",)
+LOCATIONS = ("data.root", "start.weights")

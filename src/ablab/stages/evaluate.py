@@ -10,7 +10,7 @@ from typing import Any
 from ablab.compute import check_size, memory_explained
 from ablab.data import dataset, form
 from ablab.evaluation import ap
-from ablab.evaluation.predict import predict
+from ablab.evaluation.predict import predict, results
 from ablab.models.detector import build
 from ablab.stages.train import check_classes
 from ablab.training import weights
@@ -35,7 +35,7 @@ def run(
     check_size(imgsz, detector.max_stride)
     check_classes(detector, data)
     weights.load(detector, config, inputs["weights"])
-    detections = predict(
+    found = predict(
         detector,
         data,
         imgsz=imgsz,
@@ -44,6 +44,7 @@ def run(
         engine=config["engine"],
         emit=emit,
     )
+    detections = results(found, data)
     (out / "detections.json").write_text(json.dumps(detections, separators=(",", ":")))
     emit(
         {

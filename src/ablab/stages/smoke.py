@@ -1,4 +1,4 @@
-"""The smoke stage: one step and one decode, so that a broken variant fails in the first minute."""
+"""The smoke stage: one decode and one step, so that a broken variant fails in the first minute."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ablab.compute import Compute, as_float, check_size, memory_explained, prepare
+from ablab.config import flatten
 from ablab.data.form import Dataset, Sample
 from ablab.data.loader import Loader
 from ablab.errors import UserError
 from ablab.models.detector import Detector, build
-from ablab.training import optim
+from ablab.training import optim, start
 
 
 def run(
@@ -29,10 +30,12 @@ def run(
     work: Path,
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Build the detector, take one training step and decode once, at twice the largest stride, on images of noise.
+    """Build the detector, decode once and take one training step, at twice the largest stride, on images of noise.
 
-    Numbers: params (learnable), max_stride, out_strides, graph (see `_graph`). Raises UserError if parts do not fit,
-    a size is no multiple of the largest stride, or a part breaks its contract; OutOfMemoryError.
+    What training starts from is tried as well: the file, and the names of modules that are frozen or slowed down.
+    Numbers: params (learnable), bytes_per_px (see `_saved_per_px`), max_stride, out_strides, graph (see `_graph`).
+    Raises UserError if parts do not fit, a size is no multiple of the largest stride, or a part breaks its contract;
+    OutOfMemoryError.
     """
     compute = prepare(config["engine"])
     torch.manual_seed(0)
@@ -49,25 +52,57 @@ def run(
     x = compute.network_input(images, config["preprocess"])
     with memory_explained(f"batch=2 at imgsz={imgsz}"):
         fresh = copy.deepcopy(detector)
+        bytes_per_px = _saved_per_px(copy.deepcopy(detector), compute, x, targets.to(compute.device))
+        if "weights" in inputs:
+            start.take_over(detector, inputs["weights"], config["start"].get("sha256"))
+        detector.freeze(config["start"]["freeze"])
         detector.train()
         with compute.autocast(), _maps_checked(detector, imgsz):
             raw = detector(x)
         losses = detector.loss(as_float(raw), targets.to(compute.device), 0.0)
         _check_losses(losses)
         sum(losses.values(), start=torch.zeros((), device=compute.device)).backward()
-        for optimizer in optim.build(detector, config["optim"]):
-            optimizer.step()
         detector.eval()
-        with torch.inference_mode(), compute.autocast():
+        with torch.no_grad(), compute.autocast():
             raw = detector(x)
-        _check_decoded(detector, *detector.decode(as_float(raw)))
+        _check_decoded(detector, *detector.decode(as_float(raw)))  # before the step, whose rate is not the head's fault
+        for optimizer in optim.build(
+            detector, config["optim"], rates=flatten(config["start"]["rates"]), precision=compute.precision
+        ):
+            optimizer.step()
         graph = _graph(fresh, compute, x, targets.to(compute.device), imgsz)
     return {
         "params": sum(p.numel() for p in detector.parameters()),
+        "bytes_per_px": bytes_per_px,
         "max_stride": detector.max_stride,
         "out_strides": list(detector.head.out_strides),  # type: ignore[arg-type]
         "graph": graph,
     }
+
+
+def _saved_per_px(detector: Detector, compute: Compute, x: Tensor, targets: Tensor) -> float:
+    """Bytes that autograd keeps of a training step for a pixel of the input, from how they grow with its size.
+
+    What does not grow (kernels cast to bf16) drops out.
+    """
+    detector.train()
+    larger, boxes_there = x.repeat_interleave(2, 2).repeat_interleave(2, 3), targets.clone()
+    boxes_there[:, 2:] *= 2
+
+    def saved(images: Tensor, boxes: Tensor) -> int:
+        kept: dict[int, Tensor] = {}  # by their storage; held, so that none is given out twice
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with compute.autocast():
+                raw = detector(images)
+            detector.loss(as_float(raw), boxes, 0.0)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    return (saved(larger, boxes_there) - saved(x, targets)) / (len(x) * (larger.shape[-1] ** 2 - x.shape[-1] ** 2))
 
 
 def _graph(fresh: Detector, compute: Compute, x: Tensor, targets: Tensor, imgsz: int) -> str:

@@ -1,4 +1,4 @@
-"""The train stage: one phase of a schedule, from scratch or from the EMA weights of the phase before."""
+"""The train stage: one phase of a schedule, from scratch, from a file, or from the EMA weights of the phase before."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ablab.compute import check_size, memory_explained
-from ablab.data import dataset, form
+from ablab.compute import check_size, memory_explained, workers
+from ablab.config import flatten
+from ablab.data import anchors, dataset, form
 from ablab.data.loader import Loader
 from ablab.errors import UserError
-from ablab.evaluation import ap
-from ablab.evaluation.predict import predict
 from ablab.models.detector import Detector, build
-from ablab.training import loop, weights
+from ablab.stages.ranks import together
+from ablab.stages.validation import PICTURES, validation
+from ablab.training import checkpoint, loop, start, weights
 
 PRIOR_IMAGES = 2000  # so many suffice to know how often an anchor is positive
-# Of the curve's AP. Fixed, so that another evaluation of the same weights does not train them again.
-VALIDATION = {"conf": 0.001, "iou": 0.6, "max_nms": 1500, "max_det": 100, "batch": 16}
 
 
 def run(
@@ -32,29 +30,67 @@ def run(
     work: Path,
     emit: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Train and write weights.safetensors, the EMA weights; for a part of an open-ended phase also checkpoint.pt, with
-    which its next part goes on.
+    """`train_phase`, on as many processes as `engine.ranks` says: this one is the first of them."""
+    with together(config, inputs, work):
+        return train_phase(config, inputs, out, work, emit)
 
-    Numbers: those of ablab.training.loop.train, with images (of the train split), batch and micro_batch. Raises
+
+def train_phase(
+    config: dict[str, Any],
+    inputs: dict[str, Path],
+    out: Path,
+    work: Path,
+    emit: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Train and write weights.safetensors, the EMA weights; those of the epoch with the best validated mAP as
+    best.safetensors, if one was validated; for a part of an open-ended phase also checkpoint.pt, with which its next
+    part, or its decay, goes on; and of every look at val a picture, val_epoch_*.jpg.
+
+    Numbers: those of ablab.training.loop.train and, if it starts from a file, of ablab.training.start.take_over; images
+    (of the train split), batch, micro_batch, and best_possible_recall of the head's anchors, if it has some. Raises
     UserError for data, weights or sizes that do not fit, OutOfMemoryError.
     """
     phase, seed, preprocess = config["phase"], config["seed"], config["preprocess"]
     imgsz, batch = phase["imgsz"], config["optim"]["batch"]
     with memory_explained(f"optim.batch={batch} at imgsz={imgsz}"):
         train = dataset.load(config["data"], "train")
+        config = config | {"names": list(train.names), "imgsz": imgsz}  # for the weights file
         torch.manual_seed(seed)
         detector = build(config)
         check_size(imgsz, detector.max_stride)
         check_classes(detector, train)
-        loader = Loader(train, imgsz=imgsz, batch=batch, preprocess=preprocess, augment=config["augment"], seed=seed)
+        loader = Loader(
+            train,
+            imgsz=imgsz,
+            batch=batch,
+            preprocess=preprocess,
+            augment=config["augment"],
+            seed=seed,
+            workers=workers(config["engine"]),
+        )
+        share = max(batch // config["engine"].get("ranks", 1), 1)
+        least = min(config["optim"].get("micro_batch") or share, share, len(train.samples))
+        if least == 1 and imgsz == detector.max_stride:
+            raise UserError(
+                f"imgsz={imgsz}: one image at a time leaves BatchNorm a single number a channel (images: "
+                f"{len(train.samples)}, optim.batch: {batch}), expected imgsz of {2 * detector.max_stride} at least, "
+                "or two images"
+            )
+        begun: dict[str, Any] = {}
         if "previous" in inputs:
             weights.load(detector, config, inputs["previous"])
         else:
             start_from_prior(detector, loader, imgsz)
+        if "weights" in inputs:
+            begun = start.take_over(detector, inputs["weights"], config["start"].get("sha256"))
+            emit({"message": start.told(begun), "epoch": 0})
+        detector.freeze(config["start"]["freeze"])
+    if parts := config["optim"].get("micro_batch"):
+        emit({"message": f"batches of {batch} in micro-batches of {parts}, which BatchNorm sees", "epoch": 0})
     numbers = loop.train(
         detector,
         loader,
-        _validation(config, imgsz),
+        validation(config, imgsz, work),
         phase=phase,
         optim_config=config["optim"],
         preprocess=preprocess,
@@ -63,12 +99,29 @@ def run(
         work=work,
         emit=emit,
         previous=inputs.get("previous"),
+        rates=flatten(config["start"]["rates"]),
     )
     weights.save(detector, config, out / "weights.safetensors")
+    if numbers["best_epoch"]:
+        detector.load_state_dict(checkpoint.load_best(numbers["best_epoch"], work))
+        weights.save(detector, config, out / "best.safetensors")
     if "part" in phase and not numbers["diverged"]:
         shutil.copyfile(work / "checkpoint.pt", out / "checkpoint.pt")
+    for picture in work.glob(PICTURES):
+        shutil.copyfile(picture, out / picture.name)
     used = {"images": len(train.samples), "batch": batch, "micro_batch": config["optim"].get("micro_batch")}
-    return numbers | used
+    if (processes := config["engine"].get("ranks", 1)) > 1:
+        used["ranks"] = processes
+    return numbers | used | begun | _best_possible_recall(detector, train, preprocess["resize"], imgsz)
+
+
+def _best_possible_recall(detector: Detector, data: form.Dataset, resize: str, imgsz: int) -> dict[str, float]:
+    """What the head's anchors can answer for at best, as a number of the stage; nothing for a head without anchors."""
+    found, anchor_t = getattr(detector.head, "anchors", None), getattr(detector.head, "anchor_t", None)
+    sizes = anchors.box_sizes(data, resize, imgsz)
+    if not isinstance(found, torch.Tensor) or not isinstance(anchor_t, float | int) or not len(sizes):
+        return {}
+    return {"best_possible_recall": anchors.recall(found.cpu().numpy(), sizes, anchor_t)}
 
 
 def check_classes(detector: Detector, data: form.Dataset) -> None:
@@ -90,28 +143,3 @@ def start_from_prior(detector: Detector, loader: Loader, imgsz: int) -> None:
         targets.append(batch.targets)
         images += len(batch.images)
     set_prior(targets, images, imgsz)
-
-
-def _validation(config: dict[str, Any], imgsz: int) -> loop.Validate:
-    """AP on val every `eval.every` epochs and after the last one; never, if that is 0 or there is no val."""
-    every, epochs = config["eval"]["every"], config["phase"]["epochs"]
-    if not every or "val" not in dataset.splits(config["data"]):
-        return lambda detector, epoch: {}
-    data = dataset.load(config["data"], "val")
-    truth = form.coco_truth(data)
-
-    def validate(detector: nn.Module, epoch: int) -> dict[str, Any]:
-        if epoch % every and epoch != epochs:
-            return {}
-        detections = predict(
-            detector,
-            data,
-            imgsz=imgsz,
-            preprocess=config["preprocess"],
-            eval_config=VALIDATION,
-            engine=config["engine"],
-        )
-        numbers = ap.evaluate(truth, detections)
-        return {"map": numbers["map"], "map50": numbers["map50"]}
-
-    return validate

@@ -96,6 +96,19 @@ class Store:
             self.verify(fingerprint)
         return self.place.fetch(fingerprint, self._located(fingerprint))
 
+    def content(self, fingerprint: str, name: str) -> bytes:
+        """One file of a published stage, and no other fetched with it. Raises DamagedError."""
+        record = self._located(fingerprint)
+        at = f"{record['at']}/" if "at" in record else ""
+        file = f"{files.stage_place(fingerprint)}/{at}{name}"
+        try:
+            content = self.place.read(file)
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != record["files"].get(name):
+            raise DamagedError(fingerprint, f"{self.place.shown(file)}: not as it was published")
+        return content
+
     def quarantine(self, fingerprint: str) -> str | None:
         """Move a damaged stage aside, so that it can run again: where it lies now.
 
