@@ -139,6 +139,16 @@ def test_a_diverged_training_is_a_result_with_a_remark() -> None:
     assert row.remarks == ("seed 2 diverged in phase 2 416px",)
 
 
+def test_seeds_that_stopped_early_at_epochs_of_their_own_are_averaged() -> None:
+    study = made.ladder()
+    for replicate, epochs in zip(study["variants"][1]["replicates"], (3, 5, 4), strict=True):
+        told = {"stopped_early": True, "epochs": epochs, "steps": 20 * epochs, "best_epoch": epochs, "best_map": 0.1}
+        replicate["stages"][3]["numbers"] |= told
+    row = table(study)[2]
+    assert not row.problems
+    assert row.score("map50") is not None
+
+
 def test_costs_alone() -> None:
     study = made.ladder()
     for variant in study["variants"]:

@@ -134,6 +134,21 @@ def test_the_data_is_an_input_and_the_files_are_there(empty: str) -> None:
     assert "batch: 8" in (folder / "config.yaml").read_text()
 
 
+def test_what_a_training_saw_on_val_is_there(empty: str) -> None:
+    study = small()
+    (trained,) = [s for s in study["variants"][0]["replicates"][0]["stages"] if s["kind"] == "train"][:1]
+    trained["files"] = {"val_epoch_005.jpg": "1", "val_epoch_010.jpg": "2", "weights.safetensors": "3"}
+    held = {(trained["fingerprint"], "val_epoch_010.jpg"): b"a picture"}  # the other one is lost
+    tracking.record(study, empty, lambda fingerprint, name: held.get((fingerprint, name)))
+    _, children = tracking.read(empty, STUDY)
+    seen = {}
+    for child in children:
+        folder = Path(MlflowClient(empty).get_run(child["run_id"]).info.artifact_uri.removeprefix("file://"))
+        seen |= {f"{child['variant']} {child['seed']} {file.name}": file.read_bytes() for file in folder.glob("val/*")}
+    first = study["variants"][0]
+    assert seen == {f"{first['name']} {first['replicates'][0]['seed']} val_epoch_010.jpg": b"a picture"}
+
+
 def test_writing_twice_changes_nothing(empty: str) -> None:
     tracking.record(small(), empty)
     before = rows(empty)

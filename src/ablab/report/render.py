@@ -186,6 +186,7 @@ def _trained(phases: list[dict[str, Any]]) -> str:
         ("images", "{} images"),
         ("batch", "batch {}"),
         ("micro_batch", "in micro-batches of {} (BatchNorm sees those)"),
+        ("ranks", "on {} processes (BatchNorm sees a share each)"),
         ("optimizer", "{}"),
         ("lr", "peak rate {}"),
     ):

@@ -17,7 +17,8 @@ from ablab.report.metrics import metrics
 from ablab.report.statistics import Estimate, estimate, paired_difference
 
 COSTS = ("flops", "thop_macs", "conv_macs", "params", "params_stored", "size_fp16_mb", "size_fp32_mb")
-OUTCOMES = ("label", "diverged")  # in the record of a training, but not settings of it
+# In the record of a training, but not settings of it.
+OUTCOMES = ("label", "diverged", "stopped_early", "best_epoch", "best_map")
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def _same_settings(ours: Any, theirs: Any) -> bool:
     if not isinstance(ours, list) or not isinstance(theirs, list):
         return bool(ours == theirs)
     outcomes: tuple[str, ...] = OUTCOMES
-    if _diverged(ours + theirs):
-        outcomes += ("epochs", "steps")  # it stopped early
+    if _diverged(ours + theirs) or any(phase.get("stopped_early") for phase in ours + theirs):
+        outcomes += ("epochs", "steps")
     asked = [[{k: v for k, v in phase.items() if k not in outcomes} for phase in run] for run in (ours, theirs)]
     return asked[0] == asked[1]
 

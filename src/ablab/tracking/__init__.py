@@ -1,8 +1,8 @@
 """MLflow, the record of studies: nothing outside this package imports it.
 
     connect(uri, create)            a client, or a UserError at once: asked before anything is trained
-    Live(study, uri, warn)          write while a sweep runs, and never keep it waiting
-    record(study, uri)              write what the driver knows; twice is the same as once
+    Live(study, uri, warn, read)    write while a sweep runs, and never keep it waiting
+    record(study, uri, read)        write what the driver knows; twice is the same as once
     read(uri, study)                the study and its runs, from params, metrics and tags alone
     curves(uri, children, metric)   a metric's whole history
     digest_of(uri, study)           what a finished study's record is told by

@@ -25,10 +25,12 @@ from ablab.tracking.read import search
 from ablab.tracking.write import (
     METRICS_PER_BATCH,
     PARAMS_PER_BATCH,
+    ReadFile,
     Writer,
     by_replicate,
     find_experiment,
     is_live,
+    nothing,
     open_parent,
 )
 
@@ -43,11 +45,14 @@ class Live:
     """Listens to an executor, and writes what it hears.
 
     study: the study record before anything ran, whose replicates also say which stages are `planned` (fingerprints in
-    order). warn: called once if MLflow cannot be written, in the thread that calls this object.
+    order). warn: called once if MLflow cannot be written, in the thread that calls this object. read_file: as
+    `record` has it.
     """
 
-    def __init__(self, study: Mapping[str, Any], uri: str, warn: Callable[[str], None]) -> None:
-        self._study, self._uri, self._warn = study, uri, warn
+    def __init__(
+        self, study: Mapping[str, Any], uri: str, warn: Callable[[str], None], read_file: ReadFile = nothing
+    ) -> None:
+        self._study, self._uri, self._warn, self._read_file = study, uri, warn, read_file
         self._replicates: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}  # (variant, seeded) by key
         self._of: dict[str, list[str]] = {}  # the keys of the replicates that a stage belongs to
         self._done: dict[str, dict[str, Any]] = {}  # records by fingerprint
@@ -156,7 +161,7 @@ class Live:
     def _writing(self) -> _Session:
         if self._session is None:
             start = min(stage["started"] for stage in self._done.copy().values())
-            self._session = _Session(self._study, self._uri, runs.milliseconds(start))
+            self._session = _Session(self._study, self._uri, runs.milliseconds(start), self._read_file)
         return self._session
 
     def _replicate(self, key: str) -> runs.Replicate:
@@ -173,7 +178,7 @@ class _Session:
     start: when the study's first stage began, in ms since 1970.
     """
 
-    def __init__(self, study: Mapping[str, Any], uri: str, start: int) -> None:
+    def __init__(self, study: Mapping[str, Any], uri: str, start: int, read_file: ReadFile) -> None:
         self.client = connect(uri, create=False)
         self.experiment = find_experiment(self.client, study["name"], uri)
         found = search(self.client, [self.experiment])
@@ -181,7 +186,7 @@ class _Session:
         self.known = by_replicate(found)
         self.open: dict[str, Run] = {}
         self.scratch = tempfile.TemporaryDirectory()
-        self.writer = Writer(self.client, self.experiment, parent, Path(self.scratch.name))
+        self.writer = Writer(self.client, self.experiment, parent, Path(self.scratch.name), read_file)
 
     def log(self, replicate: runs.Replicate, points: list[runs.Point]) -> None:
         """Add points to a replicate's run; opens it if need be."""

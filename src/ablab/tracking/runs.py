@@ -23,14 +23,14 @@ from pathlib import PurePath
 from typing import Any
 
 from ablab.config import flatten
-from ablab.stages.declare import ENGINE
+from ablab.stages.declare import ENGINE, LOCATIONS
 from ablab.study.fingerprint import digest
 
 LAYOUT = 1  # part of every digest: raise it when this module writes something else for the same record
 TAG_LIMIT, PARAM_LIMIT, KEY_LIMIT = 5000, 6000, 250  # characters; the least of MLflow 2.10 to 3.x
 DATASET_DIGEST_LIMIT = 36  # characters
-# Groups and keys that say where things are, not what is compared.
-HOUSEKEEPING, LOCATIONS = ("tracking", "store", "reports", "hydra"), ("data.root",)
+# Groups that say where things are, not what is compared.
+HOUSEKEEPING = ("tracking", "store", "reports", "hydra")
 
 
 Curve = dict[str, list[tuple[int, float]]]
@@ -53,6 +53,7 @@ class Replicate:
     tags: dict[str, str]
     dataset: dict[str, str] | None  # name, digest, source, profile, context
     curve: Curve
+    pictures: list[tuple[str, str]]  # files of stages: fingerprint, name
     config: dict[str, Any]
 
 
@@ -123,6 +124,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
         tags={key: value for key, value in tags.items() if value},
         dataset=_dataset(stages),
         curve=curve,
+        pictures=[(s["fingerprint"], name) for s in _of(stages, "train") for name in _pictures(s)],
         config=config,
     )
 
@@ -241,8 +243,16 @@ def _finals(stages: list[dict[str, Any]]) -> list[Point]:
             metrics.append((f"train/{key}", float(total), end, 0))
         images = max(stage["numbers"].get("images", 0) for stage in trained)  # of the train split
         metrics.append(("train/images", float(images), end, 0))
+        for key in ("best_possible_recall", "loaded_share"):  # of the first phase
+            if key in trained[0]["numbers"]:
+                metrics.append((f"train/{key}", float(trained[0]["numbers"][key]), end, 0))
         metrics.append(("train/seconds", float(sum(stage["seconds"] for stage in trained)), end, 0))
     return metrics
+
+
+def _pictures(stage: Mapping[str, Any]) -> list[str]:
+    """What a training saw on val, as images."""
+    return sorted(name for name in stage.get("files", {}) if name.endswith(".jpg"))
 
 
 def _training(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,20 +32,27 @@ from ablab.tracking.read import read, search
 
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 900  # MLflow takes 100 params, and 1000 entities together
 KEPT = "Results are kept in the store; mend it and give the same command again"
+ReadFile = Callable[[str, str], bytes | None]
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "incomplete": "KILLED"}
 
 
-def record(study: Mapping[str, Any], uri: str) -> None:
+def nothing(fingerprint: str, name: str) -> bytes | None:
+    """The content of no file."""
+    return None
+
+
+def record(study: Mapping[str, Any], uri: str, read_file: ReadFile = nothing) -> None:
     """Write the driver's study record; what MLflow holds of it already is left as it is.
 
+    read_file: the content of a stage's file by fingerprint and name, None if it cannot be had: for pictures.
     Raises UserError that names tracking.uri where there is no MLflow, or one that cannot be written.
     """
     client = connect(uri, create=True)
     with explained(uri, "the record cannot be written", KEPT):
-        _record(client, study, uri)
+        _record(client, study, uri, read_file)
 
 
-def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
+def _record(client: MlflowClient, study: Mapping[str, Any], uri: str, read_file: ReadFile) -> None:
     experiment = find_experiment(client, study["name"], uri)
     replicates = [runs.replicate(study, v, seeded) for v in study["variants"] for seeded in v["replicates"]]
     whole = digest([runs.parent_tags(study), [replicate.digest for replicate in replicates]])
@@ -58,7 +66,7 @@ def _record(client: MlflowClient, study: Mapping[str, Any], uri: str) -> None:
     parent = open_parent(client, experiment, study, start, found, whole)
     known = by_replicate(found)
     with tempfile.TemporaryDirectory() as scratch:
-        writer = Writer(client, experiment, parent, Path(scratch))
+        writer = Writer(client, experiment, parent, Path(scratch), read_file)
         for replicate in replicates:
             writer.settle(replicate, known.pop(replicate.key, []))
     for left in (run for others in known.values() for run in others if run.info.status == "RUNNING"):
@@ -125,8 +133,9 @@ def _finish_parent(client: MlflowClient, parent: str, replicates: list[runs.Repl
 class Writer:
     """Writes the children of one parent run."""
 
-    def __init__(self, client: MlflowClient, experiment: str, parent: str, scratch: Path) -> None:
+    def __init__(self, client: MlflowClient, experiment: str, parent: str, scratch: Path, read_file: ReadFile) -> None:
         self.client, self.experiment, self.parent, self.scratch = client, experiment, parent, scratch
+        self.read_file = read_file
         self.picture: _Picture | None = None
 
     def place(self, replicate: runs.Replicate) -> dict[str, str]:
@@ -193,7 +202,7 @@ class Writer:
         client.set_terminated(run.info.run_id, STATUS[replicate.status], replicate.ended)
 
     def write_files(self, replicate: runs.Replicate, run: Run) -> None:
-        """config.yaml, and curves.png where something was trained."""
+        """config.yaml, and where something was trained curves.png and what it saw on val."""
         place = urlsplit(run.info.artifact_uri)
         local = place.scheme == "file"  # the client asks the database anew for every run's place: half as fast
         folder = Path(url2pathname(place.path)) if local else self.scratch
@@ -205,6 +214,12 @@ class Writer:
         if replicate.curve:
             self.picture = self.picture or _Picture()
             self.picture.draw(replicate.curve, picture)
+        seen = folder / "val"
+        shutil.rmtree(seen, ignore_errors=True)  # another run's, where all use one folder
+        for fingerprint, name in replicate.pictures:
+            if content := self.read_file(fingerprint, name):
+                seen.mkdir(exist_ok=True)
+                (seen / name).write_bytes(content)
         if not local:
             self.client.log_artifacts(run.info.run_id, str(folder))
 
