@@ -10,7 +10,7 @@ import numpy as np
 from ablab.config import compose
 from ablab.data.form import Dataset, Sample
 
-ENGINE = {"device": "cpu", "precision": "fp32", "threads": 1}
+ENGINE = {"device": "cpu", "precision": "fp32", "threads": 1, "compile": False, "ranks": 1}
 
 
 def config(*overrides: str) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ablab.config import Override, compose, flatten, groups, parse, yaml_names
 from ablab.errors import UserError, nearest
 
-OPTIONS = {"plan": ("--why", "--accept-code"), "train": ("-m", "--multirun")}
+OPTIONS = {"plan": ("--why", "--accept-code"), "train": ("-m", "--multirun"), "data": ("--augmented",)}
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -128,15 +128,40 @@ def _train_one(words: list[str]) -> int:
     from ablab.sweep import run, store_of
 
     compiled = plan_training(parse(words))
-    outcome, record = run(compiled)
+    outcome, record = run(compiled, lambda: plan_training(parse(words)))
     stages = record["variants"][0]["replicates"][0]["stages"]
-    trained = [stage["fingerprint"] for stage in stages if stage["kind"] == "train"]
+    trained = [stage for stage in stages if stage["kind"] == "train"]
     if trained:
-        weights = store_of(compiled).checked(trained[-1]) / "weights.safetensors"
-        print(f"weights: {_shown(weights)}", file=sys.stderr)
+        store = store_of(compiled)
+        for line in _how_it_went(trained):
+            print(line, file=sys.stderr)
+        print(f"weights: {_shown(store.checked(trained[-1]['fingerprint']) / 'weights.safetensors')}", file=sys.stderr)
+        last = trained[-1]["config"]["phase"]["imgsz"]  # mAP at another size is not comparable
+        looked = [s for s in trained if s["numbers"]["best_epoch"] and s["config"]["phase"]["imgsz"] == last]
+        if looked:
+            best = max(looked, key=lambda stage: stage["numbers"]["best_map"])
+            file, found = store.checked(best["fingerprint"]) / "best.safetensors", best["numbers"]
+            epoch = best["config"]["phase"]["start_epoch"] + found["best_epoch"]
+            told = f"of epoch {epoch}, mAP {_percent(found['best_map'])} on val"
+            print(f"best weights ({told}): {_shown(file)}", file=sys.stderr)
     found = [stage["numbers"] for stage in stages if stage["kind"] == "evaluate"]
     print(table(["input", "mAP50", "mAP", "mAP75"], [[n["imgsz"], *map(_percent, _family(n))] for n in found]))
     return SOME_FAILED if outcome.failures else DONE
+
+
+def _how_it_went(trained: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for a training that diverged or stopped early."""
+    for stage in trained:
+        config, numbers = stage["config"], stage["numbers"]
+        if numbers["diverged"] and numbers["epochs"]:  # else it is the part before that diverged
+            keys = [key for key in config["optim"] if key == "lr" or (key.endswith("_lr") and key != "final_lr")]
+            rates = " and ".join(f"optim.{key}={config['optim'][key]:g}" for key in keys)
+            told = f"diverged in epoch {numbers['epochs']}, the weights are those before"
+            yield f"{stage['label']}: {told}; lower rates than {rates} may do"
+        if numbers["stopped_early"]:
+            found = f"no better mAP than epoch {numbers['best_epoch']}'s"
+            asked = f"{numbers['epochs']} of {config['phase']['epochs']} epochs"
+            yield f"{stage['label']}: stopped early after {asked}: {found}"
 
 
 def evaluate(words: list[str]) -> int:
@@ -161,6 +186,18 @@ def evaluate(words: list[str]) -> int:
         sizes = [[size, "", _percent(n[f"map_{size}"])] for size in ("small", "medium", "large")]
         print(table(["", "mAP50", "mAP"], per_class + sizes))
     return DONE
+
+
+def predict(words: list[str]) -> int:
+    """Boxes on your images, folders or videos: `ablab predict weights=FILE source=PATH [model=NAME]`.
+
+    Writes images and videos with the boxes drawn, and predictions.json (file, frame, class, box x1 y1 x2 y2 in px,
+    score), to reports/predict or out=FOLDER. Also: conf=.25, the lowest score that is shown, and imgsz=, by default
+    the schedule's. Weights of ablab's own know their network and their classes; others need model= and data=.
+    """
+    from ablab.prediction import predict_verb
+
+    return predict_verb(words)
 
 
 def profile(words: list[str]) -> int:
@@ -201,16 +238,23 @@ def report(words: list[str]) -> int:
 
 
 def data(words: list[str]) -> int:
-    """What a data set holds, and a picture of labelled samples: `ablab data data=NAME data.root=PATH`."""
+    """What a data set holds, and a picture of labelled samples: `ablab data data=NAME data.root=PATH [--augmented]`.
+
+    --augmented draws a second picture: training images in four epochs each, as `augment` and `seed` make them.
+    """
     from ablab.console import table
+    from ablab.data import anchors
     from ablab.data.dataset import load
-    from ablab.data.draw import contact_sheet
+    from ablab.data.draw import augmented_sheet, contact_sheet
     from ablab.data.form import read_image
     from ablab.data.summary import summary
-    from ablab.driver import describe_data, reports_folder
+    from ablab.driver import describe_data, reports_folder, settled
+    from ablab.study.limits import check
 
-    composed = compose(parse(words))
+    asked = parse([word for word in words if word != "--augmented"])
+    composed = compose(asked)
     config = composed.resolved
+    check(composed)
     folder = reports_folder(config, "data")
     splits = describe_data(config)(config["data"])["splits"]
     for split in splits:
@@ -221,8 +265,14 @@ def data(words: list[str]) -> int:
         empty = sum(not len(sample.boxes) for sample in dataset.samples)
         print(f"{split}: {len(dataset.samples)} images, {empty} without a box\n{table(headers, rows)}")
         print("".join(f"  {line}\n" for line in dirt or ["nothing wrong was found in the annotations"]))
-    picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{composed.choices['data']}.png")
-    print(f"labelled samples: {_shown(Path(picture))}")
+        if split == "train" and (told := anchors.told(settled(asked), config, dataset)):
+            print(f"{told}\n")
+    name = composed.choices["data"]
+    picture = contact_sheet(load(config["data"], next(iter(splits))), folder / f"{name}.png")
+    print(f"labelled samples: {_shown(picture)}")
+    if "--augmented" in words:
+        picture = augmented_sheet(load(config["data"], "train"), config, folder / f"{name}_augmented.png")
+        print(f"the same image in each row, augmented in four epochs: {_shown(picture)}")
     return DONE
 
 
@@ -278,6 +328,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "status": status,
     "train": train,
     "eval": evaluate,
+    "predict": predict,
     "profile": profile,
     "report": report,
     "data": data,

@@ -27,7 +27,7 @@ from ablab.study.forecast import Forecast, costs, forecast
 from ablab.study.measured import caught_up, remember
 from ablab.study.order import order
 from ablab.study.outlook import comparison
-from ablab.study.plan import Plan, Stage
+from ablab.study.plan import Plan, Stage, checks
 from ablab.study.record import record
 
 
@@ -43,12 +43,16 @@ def store_of(plan: Plan) -> Store:
 def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, dict[str, Any]]:
     """Execute a plan and write it to MLflow, while it runs and at its end: (outcome, the study record).
 
-    replan: makes the plan anew after trainings had to be split for want of memory (`engine.split_batch`).
+    replan: makes the plan anew after trainings had to be split for want of memory (`engine.split_batch`), or once it is
+    known what the networks need of a memory budget (`optim.memory`).
     """
     uri = config_of(plan)["tracking"]["uri"]
     for left_out, equal in plan.duplicates:
         warn(f"variant '{left_out.name}' is left out: its configuration is that of '{equal.name}'")
     store = store_of(plan)
+    if replan and plan.unsettled:
+        carry_out(checks(plan), store)
+        plan = replan()
     outcome = _recorded(plan, store, uri)
     while replan and _split(plan, store, outcome):
         plan, ran = replan(), outcome.ran
@@ -58,7 +62,7 @@ def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, 
 
     facts = record(plan, store, outcome.failures)
     try:
-        tracking.record(facts, uri)
+        tracking.record(facts, uri, partial(_file, store))
     except UserError as error:
         told = str(error).rstrip(".")
         raise UserError(
@@ -76,7 +80,7 @@ def _recorded(plan: Plan, store: Store, uri: str) -> Outcome:
 
         tracking.connect(uri, create=True)  # a wrong one is told now, not after hours of training
         if not plan.stages.keys() <= store.published():
-            live.append(tracking.Live(record(plan, store, {}), uri, warn))
+            live.append(tracking.Live(record(plan, store, {}), uri, warn, partial(_file, store)))
             # Its libraries take seconds to import, for which nobody need wait at the end.
             threading.Thread(target=importlib.import_module, args=("ablab.report.render",), daemon=True).start()
         return list(live)
@@ -89,16 +93,30 @@ def _recorded(plan: Plan, store: Store, uri: str) -> Outcome:
 
             live.pop().close()
             with suppress(OSError, UserError):  # a half-done sweep is a record too
-                tracking.record(record(plan, store, {}), uri)
+                tracking.record(record(plan, store, {}), uri, partial(_file, store))
         raise
     finally:
         while live:
             live.pop().close()
 
 
+def _file(store: Store, fingerprint: str, name: str) -> bytes | None:
+    """A stage's file for the record, which does without what it cannot have."""
+    try:
+        return store.content(fingerprint, name)
+    except UserError:  # damaged, or out of reach
+        return None
+
+
 def split_of(store: Store, fingerprint: str) -> int | None:
     """The micro-batch that a training was found to need; None for one that never ran out of memory."""
     return (store.read_json(f"memory/{fingerprint}.json") or {}).get("micro_batch")
+
+
+def built(store: Store, fingerprint: str) -> dict[str, Any] | None:
+    """The numbers of a smoke stage; None where it has not run."""
+    numbers: dict[str, Any] | None = store.read(fingerprint)["numbers"] if store.has(fingerprint) else None
+    return numbers
 
 
 def _split(plan: Plan, store: Store, outcome: Outcome) -> bool:
@@ -134,8 +152,10 @@ def carry_out(
     expected = expectation(plan, store, published)
     slots = machine.at_once(engine)
     todo = expected.pending
-    if engine["device"] == "cpu" and engine["threads"] > machine.cores() and todo and not engine.get("address"):
-        warn(f"engine.threads={engine['threads']}: this machine has {machine.cores()} cores; more threads are slower")
+    threads = engine["threads"] * engine.get("ranks", 1)
+    if engine["device"] == "cpu" and threads > machine.cores() and todo and not engine.get("address"):
+        asked = f"{threads} threads a stage (engine.threads × engine.ranks)"
+        warn(f"{asked}: this machine has {machine.cores()} cores; more threads are slower")
     if logged:
         _remember_places(plan, store, published)
 

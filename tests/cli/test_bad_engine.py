@@ -59,6 +59,20 @@ def test_a_share_of_a_gpu_that_is_none(folder: Folder, verb: str, value: str, sa
     assert folder.published() == {}
 
 
+@pytest.mark.parametrize(
+    ("flags", "value", "has"),
+    [("avx2", "bf16", "fp32"), ("avx512_bf16 avx512_fp16", "fp16", "bf16, fp32"), ("amx_bf16", "tf32", "bf16, fp32")],
+)
+def test_a_precision_that_the_processor_has_not(
+    folder: Folder, flags: str, value: str, has: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablab.machine._cpuinfo", lambda: f"model name\t: Chip 9\nflags\t\t: fpu {flags} sse")
+    monkeypatch.setattr("ablab.machine._processor_name", lambda: "Chip 9")
+    says = [f"engine.precision={value}", "Chip 9", f"it has {has}"]
+    folder.refused("plan", "tiny", "engine.device=cpu", f"engine.precision={value}", says=says)
+    assert folder.published() == {}
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1:port", "ray://"])
 def test_an_address_that_is_none_is_one_message_and_leaves_nothing(count: Folder, address: str) -> None:
     count.refused("sweep", "count", f"engine.address={address}", says=[f"engine.address={address}", "no Ray cluster"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,21 @@ def test_with_leave_the_row_says_in_which_parts(folder: Path, capsys: pytest.Cap
     assert "its batch of 4 goes in parts of 2" in capsys.readouterr().err
     assert main(["sweep", "tiny", "engine.split_batch=true", "eval.batch=2"]) == 0
     assert "0 stages ran" in capsys.readouterr().err  # it is known now, without running out of memory again
+
+
+def test_a_budget_is_met_by_micro_batches_or_refused_with_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from working_folder import SCENES, TINY
+
+    monkeypatch.chdir(tmp_path)
+    # In fp32, so that the figures are those of any machine: 1.2 GB without images, and one of 640 px takes 0.1 GB more.
+    words = ["train", *TINY, *SCENES, "engine=inline", "engine.precision=fp32"]
+    assert main([*words, "schedule.imgsz=640", "optim.memory=1.25"]) == 2
+    assert "optim.memory=1.25 GB: one image of 640 px" in (told := capsys.readouterr().err)
+    assert "the largest input size that would fit is" in told
+    assert not list(tmp_path.glob(".ablab/store/stages/*/*/weights.safetensors"))
+    assert main([*words, "schedule.imgsz=320", "optim.memory=0.93"]) == 0
+    records = [json.loads(file.read_text()) for file in tmp_path.glob(".ablab/store/stages/*/*/stage.json")]
+    (numbers,) = (record["numbers"] for record in records if record["kind"] == "train")
+    assert (numbers["batch"], numbers["micro_batch"]) == (4, 2)
