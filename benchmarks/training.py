@@ -148,8 +148,8 @@ def bare(config: dict[str, Any], *, channels_last: bool = True) -> Side:
     if channels_last:
         compute.place(network)
         x = x.contiguous(memory_format=torch.channels_last)
-    optimizers = optim.build(network, config["optim"])
-    optim.set_rate(optimizers, 1e-6)
+    optimizers = optim.build(network, config["optim"], precision=compute.precision)
+    optim.set_rates(optimizers, 1e-6, warm=1.0)
 
     def epoch() -> float:
         start = time.perf_counter()
