@@ -43,14 +43,26 @@ def test_units_by_hand(folder: Path) -> None:
 
 def test_like_stages_scale_with_epochs_and_area(folder: Path, store: studies.MemoryStore) -> None:
     plan = studies.plan()
-    ran(store, pick(plan, "train"), 40.0, peak_mb=900.0)  # 4 epochs at 64 px
+    ran(store, pick(plan, "train"), 40.0, peak_mb=1600.0)  # 4 epochs at 64 px
     large = studies.plan(Override("schedule.imgsz", 128), Override("schedule.epochs", [2, 2, 2]))
     found = expected(store, large)
     one = pick(large, "train").fingerprint
     assert found.basis[one] == LIKE
     assert found.seconds[one] == pytest.approx(40 / 4 * 2 * 4)
-    assert found.peak_mb[one] == pytest.approx(400 + 500 * 4)
+    assert found.peak_mb[one] == pytest.approx(1100 + 500 * 4)
     assert found.basis[pick(large, "train", "head=half").fingerprint] == KIND
+
+
+def test_memory_is_told_from_the_nearest_size(folder: Path, store: studies.MemoryStore) -> None:
+    """A toy run before the real one does not make it look a hundred times too large."""
+    small, middle = (studies.plan(Override("schedule.imgsz", size)) for size in (64, 320))
+    ran(store, pick(small, "train"), 4.0, peak_mb=1250.0)
+    ran(store, pick(middle, "train"), 100.0, peak_mb=1900.0)
+    ran(store, pick(small, "profile"), 1.0, peak_mb=1200.0)
+    large = studies.plan(Override("schedule.imgsz", 640))
+    found = expected(store, large).peak_mb
+    assert found[pick(large, "train").fingerprint] == pytest.approx(1100 + 800 * 4)
+    assert found[pick(large, "profile").fingerprint] == 1200.0  # which only counts
 
 
 def test_the_same_kind_scales_with_macs(folder: Path, store: studies.MemoryStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ MACS_PER_SECOND = {"cpu": 1e10, "cuda": 1e12}
 MACS_PER_PX = 5500.0
 FIXED_SECONDS = {"smoke": 3.0, "profile": 3.0}
 IMAGES_PER_SECOND = 300.0  # decoded
-BASE_MB = 400.0  # resident memory of a process that has imported torch
-PEAK_MB = {"train": 1500.0, "evaluate": 1000.0}
+BASE_MB = 1100.0  # resident memory of a process that has imported torch and computed something
+PEAK_MB = {"train": 2000.0, "evaluate": 1500.0}
 DISK_MB = {"train": 8.0, "evaluate": 2.0}
 SMALL_MB = 0.01
 
@@ -152,11 +153,15 @@ class _Rates:
 
 
 def _peak(stage: Stage, lines: list[Line]) -> float:
-    """The highest of `lines`, what is above the bare process enlarged by the images' area."""
-    size = px(stage)
+    """The highest of the `lines` whose images are nearest in size, what is above the bare process enlarged by the
+    area: at a tenth of the side, the process's own ups and downs would be a hundred times too large."""
+    known = [(line.px, line.peak_mb) for line in lines if line.peak_mb is not None]
+    if not (px(stage) and stage.images):  # what sees no images: a profile only counts
+        return max((peak for _, peak in known), default=PEAK_MB.get(stage.kind, BASE_MB))
+    apart = [abs(math.log(px(stage) / size)) for size, _ in known]
     peaks = [
-        BASE_MB + max(line.peak_mb - BASE_MB, 0.0) * max(size / line.px, 1.0) ** 2 if line.px else line.peak_mb
-        for line in lines
-        if line.peak_mb is not None
+        BASE_MB + max(peak - BASE_MB, 0.0) * max(px(stage) / size, 1.0) ** 2
+        for (size, peak), away in zip(known, apart, strict=True)
+        if away == min(apart)
     ]
     return max(peaks, default=PEAK_MB.get(stage.kind, BASE_MB))
