@@ -116,18 +116,21 @@ def train(words: list[str]) -> int:
 def _one_of_many(words: list[str]) -> int:
     """One job of a multirun: a mistake in it is told, and the others go on."""
     try:
-        return _train_one(words)
+        return _train_one(words, one_of_many=True)
     except UserError as error:
         print(f"ablab: {' '.join(words)}: {error}", file=sys.stderr)
         return MISTAKE
 
 
-def _train_one(words: list[str]) -> int:
+def _train_one(words: list[str], one_of_many: bool = False) -> int:
     from ablab.console import table
     from ablab.driver import plan_training
+    from ablab.study.phases import refuse_lonely_patience
     from ablab.sweep import run, store_of
 
     compiled = plan_training(parse(words))
+    if one_of_many:
+        refuse_lonely_patience("train --multirun", compiled.replicates[0].config)
     outcome, record = run(compiled, lambda: plan_training(parse(words)))
     stages = record["variants"][0]["replicates"][0]["stages"]
     trained = [stage for stage in stages if stage["kind"] == "train"]

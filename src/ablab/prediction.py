@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablab import machine
-from ablab.config import Override, compose, parse
+from ablab.config import Override, compose, groups, parse
 from ablab.driver import describe_data, reports_folder
-from ablab.errors import UserError
+from ablab.errors import UserError, nearest
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # that OpenCV's wheels can write, best first
@@ -42,6 +42,9 @@ def predict_verb(words: list[str]) -> int:
     asked = parse(words)
     own: dict[str, Any] = OWN | {o.key: o.value for o in asked if o.key in OWN}
     asked = [override for override in asked if override.key not in OWN]
+    for override in asked:
+        if "." not in override.key and override.key not in groups():
+            raise UserError(f"unknown key '{override.key}': {nearest(override.key, (*OWN, *groups()))}")
     weights, source = (_path(own, key) for key in ("weights", "source"))
     weights = weights / "weights.safetensors" if weights.is_dir() else weights
     conf = own["conf"]
@@ -58,14 +61,20 @@ def predict_verb(words: list[str]) -> int:
     out = Path(str(own["out"])) if own["out"] else reports_folder(config, "predict")
     files = _files(source, out)
     sized = any(override.key in ("eval.resolutions", "schedule.imgsz") for override in asked)
-    imgsz = own["imgsz"] or (None if sized else trained) or config["eval"]["resolutions"][0]
+    imgsz = own["imgsz"]
+    if imgsz is None:
+        imgsz = (None if sized else trained) or config["eval"]["resolutions"][0]
     detect = _detector(config, weights, imgsz, conf)
 
     found = 0
     read = {"images": 0, "frames": 0}
     broken: list[str] = []
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "predictions.json").open("w") as table:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out}: no folder can be made there: {error.strerror}") from None
+    unfinished = out / "predictions.json.tmp"  # what an earlier run found stays until this one is done
+    with unfinished.open("w") as table:
         table.write("[")
         for file in files:
             place = Path(file.name) if source.is_file() else file.relative_to(source)
@@ -79,7 +88,9 @@ def predict_verb(words: list[str]) -> int:
     for line in broken:
         print(f"skipped: {line}")
     if not sum(read.values()):
+        unfinished.unlink()
         raise UserError(f"source={own['source']}: nothing of it could be read ({broken[0]})")
+    unfinished.replace(out / "predictions.json")
     seen = ", ".join(f"{count} {what}" for what, count in read.items() if count)
     print(f"{found} boxes with a score above {conf} on {seen}: {out}")
     return 0

@@ -43,6 +43,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "cmyk_turned.jpg": lambda file: Image.fromarray(picture()).convert("CMYK").save(file, quality=95, exif=turned()),
     "turned.jpg": lambda file: Image.fromarray(picture()).save(file, quality=95, exif=turned()),
     "turned.png": lambda file: Image.fromarray(picture()).save(file, exif=turned()),
+    "turned.tif": lambda file: Image.fromarray(picture()).save(file, tiffinfo={0x0112: 6}),
     "deep.png": deep,
     "deep.tif": deep,
 }
@@ -122,6 +123,8 @@ def test_one_image_at_the_networks_stride_is_refused(folder: Folder) -> None:
     result = folder.run("train", *YOLO, *TINY, "schedule.imgsz=32", "eval.resolutions=[64]")
     assert result.code == 1
     assert "imgsz=32: one image at a time" in result.err
+    small = folder.run("train", *YOLO, *TINY, "schedule.imgsz=64", "schedule.scales=[0.5,1.0]")
+    assert "imgsz=32: one image at a time" in small.err
     assert "imgsz of 64 at least" in result.err
     assert "Traceback" not in result.err
     assert folder.trainings() == 0

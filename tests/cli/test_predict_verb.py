@@ -227,3 +227,27 @@ def test_names_come_from_the_data_that_is_named(bare: Folder, files: Path) -> No
     assert rows(bare)
     assert {row["class"] for row in rows(bare)} <= set(data.names)
     bare.refused("predict", *words, f"weights={files / 'nameless.safetensors'}", says=["10 class names", "3 classes"])
+
+
+def test_what_was_found_before_stays_until_there_is_more(folder: Folder, files: Path) -> None:
+    assert run(folder, files, "images/b.png").code == 0
+    before = rows(folder)
+    result = run(folder, files, "text.avi")
+    assert result.code == 2
+    assert rows(folder) == before
+    assert not list(folder.path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("imgz=64", ["unknown key 'imgz'", "Did you mean 'imgsz'?"]),
+        ("imgsz=0", ["imgsz=0"]),
+        ("out=taken", ["out=taken", "no folder can be made there"]),
+    ],
+)
+def test_words_that_cannot_be_meant(folder: Folder, files: Path, word: str, says: list[str]) -> None:
+    folder.write("taken", "a file")
+    result = run(folder, files, "images/b.png", word)
+    assert result.code == 2
+    assert all(one in result.err for one in says), result.err

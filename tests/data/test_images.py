@@ -57,6 +57,8 @@ def test_exif_orientation_turns_pixels_and_size_alike(tmp_path: Path, picture: n
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 4
     assert size(tmp_path / "a.jpg") == (found.shape[1], found.shape[0])
+    Image.fromarray(picture).save(tmp_path / "a.tif", tiffinfo={0x0112: orientation})
+    assert size(tmp_path / "a.tif") == decode(tmp_path / "a.tif").shape[1::-1] == (found.shape[1], found.shape[0])
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.webp", "a.tif"])

@@ -78,6 +78,10 @@ def test_weights_bring_the_anchors_that_they_were_trained_with(tmp_path: Path) -
     assert described_by(tmp_path / "mine.safetensors")["head"]["anchors"] == mine
     assert settled("auto", COVERED, weights=tmp_path / "mine.safetensors") == mine
     assert settled("given", COVERED, weights=tmp_path / "mine.safetensors") == GIVEN
+    begins = f"start.weights={tmp_path / 'mine.safetensors'}"
+    assert settled("auto", [[6, 7]] * 9, begins) == mine  # which answer for such boxes, too
+    assert settled("given", COVERED, begins) == GIVEN
+    assert settled("auto", MINUTE / 8, begins) not in (mine, GIVEN)  # and where they do not, others are fitted
     save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights at all")
     for other in ("other", "text", "absent"):

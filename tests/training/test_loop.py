@@ -161,6 +161,12 @@ def test_stops_early_by_validated_epochs_and_says_so(tmp_path: Path) -> None:
     assert (numbers["stopped_early"], numbers["epochs"], numbers["best_epoch"]) == (False, 9, 9)
 
 
+def test_patience_begins_with_the_first_map_above_zero(tmp_path: Path) -> None:
+    config = tiny.config("schedule.epochs=6", "schedule.patience=2", "data.train=4")
+    _, numbers, _ = run(config, tmp_path, maps={1: 0.0, 2: 0.0, 3: 0.0, 4: 0.1, 5: 0.1, 6: 0.2})
+    assert (numbers["stopped_early"], numbers["epochs"], numbers["best_epoch"]) == (False, 6, 6)
+
+
 def test_dropout_resumes_too(tmp_path: Path) -> None:
     config = tiny.config("schedule.epochs=2")
 
@@ -296,6 +302,8 @@ def test_divergence_is_a_result_with_finite_weights(tmp_path: Path, poison: str)
     assert [row["loss"] is None for row in numbers["curve"]] == [False, True]
     assert numbers["steps"] == (8 if poison == "statistics" else 5)
     assert "not finite" in events[-1]["message"]
+    good = checkpoint.load(tmp_path)["ema"]  # of the epoch before: steps of this one may have been running away
+    assert all(torch.equal(tensor, good[name]) for name, tensor in detector.state_dict().items())
     assert all(tensor.isfinite().all() for tensor in detector.state_dict().values())
 
 

@@ -18,6 +18,12 @@ from ablab.errors import UserError
 from ablab.models.detector import Detector, build
 from ablab.training import start, weights
 
+CONFIG = tiny.config()
+IMAGENET = {  # torchvision's own, on pixels from 0 to 255
+    "channels": "rgb",
+    "mean": [255 * value for value in (0.485, 0.456, 0.406)],
+    "std": [255 * value for value in (0.229, 0.224, 0.225)],
+}
 LITE = ["model=yolov5_lite_2021", "backbone.channels=[116,232,464]", "model.width=0.5"]
 
 
@@ -43,7 +49,7 @@ def classifier() -> nn.Module:
 def test_torchvisions_features_are_ours(classifier: Any, tmp_path: Path) -> None:
     torch.save({"model": classifier.state_dict()}, tmp_path / "shufflenetv2_x1.pth")  # as its own trainer saves it
     detector = lite("backbone.conv5=true")
-    numbers = start.take_over(detector, tmp_path / "shufflenetv2_x1.pth")
+    numbers = start.take_over(detector, tmp_path / "shufflenetv2_x1.pth", CONFIG | {"preprocess": IMAGENET})
     x = torch.randn(2, 3, 64, 96)
     theirs = classifier.maxpool(classifier.conv1(x))
     ours = detector.eval().stem(x)
@@ -56,6 +62,25 @@ def test_torchvisions_features_are_ours(classifier: Any, tmp_path: Path) -> None
     assert all(name.startswith(("neck.", "head.")) for name in numbers["fresh"])
     learnable = sum(p.numel() for n, p in classifier.named_parameters() if "fc." not in n)
     assert numbers["loaded_share"] == pytest.approx(learnable / sum(p.numel() for p in detector.parameters()))
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@torch.no_grad()
+def test_torchvisions_first_convolution_sees_what_it_was_trained_on(
+    classifier: Any, tmp_path: Path, channels: str
+) -> None:
+    torch.save(classifier.state_dict(), tmp_path / "theirs.pth")
+    detector = lite().eval()
+    mean, std = torch.tensor([10.0, 20.0, 30.0]), torch.tensor([200.0, 255.0, 60.0])
+    preprocess = {"channels": channels, "mean": mean.tolist(), "std": std.tolist()}
+    start.take_over(detector, tmp_path / "theirs.pth", CONFIG | {"preprocess": preprocess})
+    pixels = torch.randint(256, (2, 3, 64, 96)).float()
+    view = (1, 3, 1, 1)
+    theirs = (pixels - torch.tensor(IMAGENET["mean"]).view(view)) / torch.tensor(IMAGENET["std"]).view(view)
+    ours = ((pixels if channels == "rgb" else pixels.flip(1)) - mean.view(view)) / std.view(view)
+    inside = (..., slice(1, -1), slice(1, -1))  # at the edge zeros are added, which stand for different colours
+    found, expected = detector.stem.conv(ours)[inside], classifier.conv1(theirs)[inside]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +102,7 @@ def test_another_library_s_file_that_does_not_fit(
     detector = lite(*overrides)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     with pytest.raises(UserError, match=rf"theirs\.pth: .*{told}"):
-        start.take_over(detector, tmp_path / "theirs.pth")
+        start.take_over(detector, tmp_path / "theirs.pth", CONFIG)
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
 
 
@@ -89,7 +114,7 @@ def test_another_class_count_leaves_the_prediction_layers_fresh(tmp_path: Path) 
     detector = build(tiny.config())
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    numbers = start.take_over(detector, file, digest)
+    numbers = start.take_over(detector, file, CONFIG, digest)
     layers = [f"head.convs.{level}.{what}" for level in range(3) for what in ("bias", "weight")]
     assert numbers["fresh"] == layers
     assert (numbers["tensors_fresh"], numbers["start_weights"], numbers["start_sha256"]) == (6, file.name, digest)
@@ -100,7 +125,22 @@ def test_another_class_count_leaves_the_prediction_layers_fresh(tmp_path: Path) 
     assert f"three.safetensors: {numbers['tensors_loaded']} of" in start.told(numbers)
     assert "head.convs.0.bias" in start.told(numbers)
     with pytest.raises(UserError, match="changed while the sweep ran"):
-        start.take_over(detector, file, "0" * 64)
+        start.take_over(detector, file, CONFIG, "0" * 64)
+
+
+def test_what_a_file_says_otherwise_of_its_network_is_told(tmp_path: Path) -> None:
+    other = tiny.config("preprocess.channels=bgr", "head.anchor_t=3.0")
+    weights.save(build(other), other, tmp_path / "other.safetensors")
+    numbers = start.take_over(build(CONFIG), tmp_path / "other.safetensors", CONFIG)
+    assert numbers["differs"] == ["head.anchor_t", "preprocess.channels"]
+    assert "trained with another head.anchor_t, preprocess.channels" in start.told(numbers)
+
+
+def test_names_of_a_network_that_was_trained_in_parallel(tmp_path: Path) -> None:
+    trained = build(CONFIG)
+    torch.save({f"module.{name}": tensor for name, tensor in trained.state_dict().items()}, tmp_path / "many.pt")
+    numbers = start.take_over(build(CONFIG), tmp_path / "many.pt", CONFIG)
+    assert (numbers["loaded_share"], numbers["fresh"], numbers["differs"]) == (1.0, [], [])
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
@@ -109,7 +149,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"only \d+ of its \d+ tensors fit .* first that does not: \S+ of shape \S+, expe"
     ):
-        start.take_over(build(tiny.config()), tmp_path / "wide.safetensors")
+        start.take_over(build(CONFIG), tmp_path / "wide.safetensors", CONFIG)
 
 
 class Malicious:
@@ -128,7 +168,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
 
     def refused(name: str, told: str) -> None:
         with pytest.raises(UserError, match=rf"{name}: .*{told}"):
-            start.take_over(detector, tmp_path / name)
+            start.take_over(detector, tmp_path / name, CONFIG)
 
     refused("absent.pt", "No such file")
     for name in ("noise.pt", "noise.pth"):

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ablab.config.base import READ_BY_ABLAB, Base, groups, is_shared
 from ablab.config.overrides import COMMAND_LINE, THE_DATA, Override, flatten
+from ablab.config.resolve import references
 from ablab.errors import UserError, nearest
 
 
@@ -120,6 +121,18 @@ def _where_unknown(base: Base, key: str) -> str:
         if same:
             return f"Did you mean '{same[0]}'?"
     return f"there is none{file}. {nearest(key, names)}"
+
+
+def check_schedule_is_read(values: list[Override]) -> None:
+    """Refuse a key of `schedule` beside a list of phases, both from the command line, that this list does not read."""
+    asked = {o.key: o.value for o in values if o.source == COMMAND_LINE and o.key.startswith("schedule.")}
+    if "schedule.phases" not in asked:
+        return
+    read = {name.partition("[")[0] for name in references(asked["schedule.phases"])}
+    for key in asked:
+        if not key.startswith("schedule.phases") and key not in read:
+            name = key.removeprefix("schedule.")
+            raise UserError(f"{key} changes nothing beside schedule.phases: give each phase its own {name} there")
 
 
 def check_knobs_are_read(read: Iterable[str], values: list[Override], known: Container[str]) -> None:

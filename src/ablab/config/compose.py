@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import ablab.config.resolvers  # noqa: F401  (registers them)
 from ablab.config.base import READ_BY_ABLAB, Base, compose_choices, groups, is_shared, search_path
-from ablab.config.check import check_knobs_are_read, checked
+from ablab.config.check import check_knobs_are_read, check_schedule_is_read, checked
 from ablab.config.overrides import Override, flatten, parse
 from ablab.config.resolve import Leaf, Unsure, references
 from ablab.errors import UserError, nearest
@@ -76,6 +76,7 @@ def compose(overrides: Iterable[str | Override] = ()) -> Composed:
                 f"{override.key}={override.value} (from {override.source}): no such choice. "
                 f"{nearest(override.value, available[override.key])}"
             )
+    check_schedule_is_read(values)
     base = compose_choices(choices, path)
     leaves = _joined((override.key, leaf) for override in values for leaf in checked(base, override))
     try:

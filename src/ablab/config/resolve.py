@@ -27,7 +27,8 @@ from ablab.config.resolvers import RESOLVERS
 Leaf = tuple[str, Any]  # dotted key, value
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)[\[}]")
-_ALONE = re.compile(r"\$\{[A-Za-z_][\w.\[\]]*\}")  # nothing but one reference
+# Nothing but one reference, alone or as what a resolver is given: only there may it be to a list or a group.
+_ALONE = re.compile(r"\$\{(\w+:\$\{)?[A-Za-z_][\w.\[\]]*\}(?(1)\}|)")
 _ENVIRONMENT = "oc.env"  # may say something else the next time
 
 

@@ -1,6 +1,7 @@
 """Resolvers: from shared knobs to the concrete numbers that parts take.
 
 ${channels:BASE,WIDTH}   ${channels:BASE,WIDTH,PRUNE}   ${repeats:COUNT,DEPTH}   ${class_gain:GAIN,CLASSES}
+${last_size:${schedule.phases}}
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ablab.errors import UserError
 
@@ -48,10 +50,22 @@ def scaled_gain(gain: float, classes: int | None) -> float:
     return gain if classes is None else gain * classes / 80
 
 
+def last_size(phases: Any) -> int:
+    """The input size that the last of a schedule's phases trains at, px."""
+    try:
+        size: int = phases[-1]["imgsz"]
+    except (TypeError, KeyError, IndexError, OmegaConfBaseException):
+        raise UserError(
+            f"schedule.phases: expected a list of phases, each with imgsz, epochs and lr, found {phases}"
+        ) from None
+    return size
+
+
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "channels": scaled_channels,
     "repeats": scaled_repeats,
     "class_gain": scaled_gain,
+    "last_size": last_size,
 }
 for _name, _resolver in RESOLVERS.items():
     OmegaConf.register_new_resolver(_name, _resolver, replace=True)

@@ -42,8 +42,10 @@ def size(path: Path) -> tuple[int, int]:
 
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes
+            tags = image.getexif()
+            # As stored: some versions of Pillow have turned a TIFF already.
+            width, height = (tags[256], tags[257]) if image.format == "TIFF" else image.size
+            turned = tags.get(0x0112, 1) >= 5  # orientations 5 to 8 swap the axes
     except FileNotFoundError:
         raise UserError(f"{path}: the image file is missing") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError) as error:

@@ -54,7 +54,7 @@ def run(
         fresh = copy.deepcopy(detector)
         bytes_per_px = _saved_per_px(copy.deepcopy(detector), compute, x, targets.to(compute.device))
         if "weights" in inputs:
-            start.take_over(detector, inputs["weights"], config["start"].get("sha256"))
+            start.take_over(detector, inputs["weights"], config, config["start"].get("sha256"))
         detector.freeze(config["start"]["freeze"])
         detector.train()
         with compute.autocast(), _maps_checked(detector, imgsz):

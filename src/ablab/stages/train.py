@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from ablab.compute import check_size, memory_explained, workers
 from ablab.config import flatten
 from ablab.data import anchors, dataset, form
-from ablab.data.loader import Loader
+from ablab.data.loader import Loader, cuts
 from ablab.errors import UserError
 from ablab.models.detector import Detector, build
 from ablab.stages.ranks import together
 from ablab.stages.validation import PICTURES, validation
-from ablab.training import checkpoint, loop, start, weights
+from ablab.training import checkpoint, loop, multi_scale, start, weights
 
 PRIOR_IMAGES = 2000  # so many suffice to know how often an anchor is positive
 
@@ -68,11 +68,10 @@ def train_phase(
             seed=seed,
             workers=workers(config["engine"]),
         )
-        share = max(batch // config["engine"].get("ranks", 1), 1)
-        least = min(config["optim"].get("micro_batch") or share, share, len(train.samples))
-        if least == 1 and imgsz == detector.max_stride:
+        smallest = min([imgsz, *(multi_scale.sides(imgsz, phase.get("scales") or [1, 1], detector.max_stride))])
+        if smallest == detector.max_stride and _fewest(config, len(train.samples)) == 1:
             raise UserError(
-                f"imgsz={imgsz}: one image at a time leaves BatchNorm a single number a channel (images: "
+                f"imgsz={smallest}: one image at a time leaves BatchNorm a single number a channel (images: "
                 f"{len(train.samples)}, optim.batch: {batch}), expected imgsz of {2 * detector.max_stride} at least, "
                 "or two images"
             )
@@ -82,8 +81,10 @@ def train_phase(
         else:
             start_from_prior(detector, loader, imgsz)
         if "weights" in inputs:
-            begun = start.take_over(detector, inputs["weights"], config["start"].get("sha256"))
+            begun = start.take_over(detector, inputs["weights"], config, config["start"].get("sha256"))
             emit({"message": start.told(begun), "epoch": 0})
+        elif config["start"]["freeze"] and "previous" not in inputs:
+            emit({"message": "start.freeze without start.weights: what is frozen stays random", "epoch": 0})
         detector.freeze(config["start"]["freeze"])
     if parts := config["optim"].get("micro_batch"):
         emit({"message": f"batches of {batch} in micro-batches of {parts}, which BatchNorm sees", "epoch": 0})
@@ -113,6 +114,13 @@ def train_phase(
     if (processes := config["engine"].get("ranks", 1)) > 1:
         used["ranks"] = processes
     return numbers | used | begun | _best_possible_recall(detector, train, preprocess["resize"], imgsz)
+
+
+def _fewest(config: dict[str, Any], images: int) -> int:
+    """How many images BatchNorm sees at once in the smallest part of an epoch's batches."""
+    ranks, parts = config["engine"].get("ranks", 1), config["optim"].get("micro_batch")
+    shares = [max((stop - start) // ranks, 1) for start, stop in pairwise(cuts(images, config["optim"]["batch"]))]
+    return min(stop - start for share in shares for start, stop in pairwise(cuts(share, parts or share)))
 
 
 def _best_possible_recall(detector: Detector, data: form.Dataset, resize: str, imgsz: int) -> dict[str, float]:

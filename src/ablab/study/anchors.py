@@ -2,7 +2,8 @@
 
 given: as the head's YAML has them. fitted: k-means on the train split's boxes at the input size of the first phase.
 auto: fitted where the given ones' best possible recall is below LEAST and the fitted ones' higher (YOLOv5's rule);
-given else. A file of weights brings its own: they are what it was trained with.
+given else. A file of weights brings its own, which are what it was trained with: under `auto` and `fitted` where it is
+evaluated, and under `auto`, in place of the given ones, where a training starts from it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _HEADER = 100_000_000  # bytes, safetensors' own limit
 def settle(config: dict[str, Any], description: dict[str, Any], weights: Path | None = None) -> dict[str, Any]:
     """The configuration's `head` with the anchors that `model.anchors` asks for.
 
-    description: the data's (ablab.data.identity). weights: a file that is evaluated rather than trained. A head
+    description: the data's (ablab.data.identity). weights: a file that is evaluated rather than trained; the one that
+    a training starts from is the configuration's `start.weights`. A head
     without `anchors` and `anchor_t`, or with values that it will refuse, stays as it is, and so does one whose data
     has no train split. Raises UserError if anchors are to be fitted to fewer different sizes of boxes than there are
     anchors.
@@ -32,8 +34,12 @@ def settle(config: dict[str, Any], description: dict[str, Any], weights: Path | 
     shape = _shape(head.get("anchors"))
     if knob == "given" or shape is None or not _is_number(head.get("anchor_t")) or head["anchor_t"] <= 1:
         return dict(head)
-    if weights and _shape(theirs := (described_by(weights).get("head") or {}).get("anchors")) == shape:
-        return head | {"anchors": theirs}
+    begins = config["start"]["weights"] if knob == "auto" else None
+    file = weights or (Path(begins) if begins else None)
+    if file and _shape(theirs := (described_by(file).get("head") or {}).get("anchors")) == shape:
+        head = head | {"anchors": theirs}
+        if weights:
+            return dict(head)
     sizes = description.get("sizes", {}).get(config["preprocess"]["resize"])
     if not sizes:
         return dict(head)

@@ -200,9 +200,10 @@ def settle(
         )
     if classes is None:
         config = compose([*overrides, Override("model.classes", len(names), THE_DATA)]).resolved
+    config = config | {"start": start}
     head = anchors.settle(config, description, weights)
     engine = machine.settle(config["engine"])
-    return config | {"head": head, "start": start, "engine": engine}
+    return config | {"head": head, "engine": engine}
 
 
 def _content_of_start(composed: Composed) -> dict[str, Any]:

@@ -66,9 +66,8 @@ def train(
     - patience: it ends after so many validations in a row without a better mAP.
 
     A checkpoint in `work` is continued; a damaged one is reported and dropped. A loss or gradient that is not finite
-    ends the phase: a result ("diverged"), with the EMA weights before it; so does an epoch whose mean loss is above
-    LARGEST_LOSS, or whose EMA weights are not finite, with those before the epoch. rates: factors on the
-    learning rate by module.
+    ends the phase: a result ("diverged"), with the EMA weights from before that epoch; so does an epoch whose mean
+    loss is above LARGEST_LOSS, or whose EMA weights are not finite. rates: factors on the learning rate by module.
 
     Emits after every epoch its row of the curve with message, epochs, images_per_second (training only) and at (unix
     time), and every TELL_EVERY seconds within an epoch: epoch (the running one), epochs, step and steps (of this
@@ -119,10 +118,9 @@ def train(
         steps += passed.steps
         row = {"epoch": done + 1, "lr": optimizers[0].param_groups[0]["lr"]}
         spoilt = passed.loss > LARGEST_LOSS or not run.ema.is_finite()
-        if spoilt:
+        diverged = ranks.any_of(spoilt or not passed.finite, compute.device)
+        if diverged:  # steps that were finite may have been running away already
             run.ema.detector.load_state_dict(last_good)
-        diverged = spoilt or not passed.finite
-        if diverged:
             curve.append(row | {"loss": None})
             found = f"is {passed.loss:.1e}" if passed.loss > LARGEST_LOSS else "is not finite"
             emit({"message": f"epoch {done + 1}: the loss {found}, training stops", "epoch": done + 1})
@@ -224,9 +222,10 @@ def _best(curve: Curve) -> dict[str, Any] | None:
 
 
 def _out_of_patience(curve: Curve, patience: int | None) -> bool:
-    """Whether the last `patience` validations were none better than the best before them."""
+    """Whether the last `patience` validations were none better than the best before them. A mAP of 0, as from scratch
+    the first ones are, is not yet a best."""
     best = _best(curve)
-    if not patience or not best:
+    if not patience or not best or not best["map"]:
         return False
     return sum(row.get("map") is not None for row in curve[best["epoch"] :]) >= patience
 

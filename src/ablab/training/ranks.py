@@ -68,6 +68,15 @@ def require_equal(number: int, device: torch.device) -> None:
         raise RuntimeError(f"the ranks resumed after different epochs, this one after {number}")
 
 
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether it is so on any rank: BatchNorm's statistics, and so what is finite, are each rank's own."""
+    if size() == 1:
+        return flag
+    found = torch.tensor(float(flag), device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
+
+
 def add_up(tensors: Sequence[Tensor]) -> None:
     """Every tensor, all of one type, becomes the sum of the ranks' own."""
     if size() == 1:

@@ -16,24 +16,32 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ablab.config import flatten
 from ablab.errors import UserError
 from ablab.models.detector import Detector
-from ablab.training.weights import shape_of
+from ablab.training.weights import DESCRIBED, description, shape_of
 
 TORCHVISION_EPS = 1e-5  # of its BatchNorms
+# What torchvision's networks are given: (pixel / 255 - mean) / std, RGB.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FIRST = "stem.conv"  # the convolution that sees the image
 COUNTS = "num_batches_tracked"  # a BatchNorm's, and not read where it has a momentum
 
 
-def take_over(detector: Detector, path: Path, sha256: str | None = None) -> dict[str, Any]:
+def take_over(
+    detector: Detector, path: Path, config: dict[str, Any], sha256: str | None = None
+) -> dict[str, Any]:
     """Take over what fits of the weights in `path`, by name and shape; the rest stays as it is.
 
     path: a .safetensors file, or else a state dict that torch saved, alone or under "state_dict" or "model". The names
     are the detector's (ablab's checkpoints), or torchvision's for a backbone that says `torchvision_names`; such a file
-    is taken over whole, its classifier aside. sha256: what the file is expected to hold.
+    is taken over whole, its classifier aside, and its first convolution is given the preprocessing that it expects.
+    config: the detector's parts and `preprocess`. sha256: what the file is expected to hold.
 
     Returns start_weights (the file's name), start_sha256, tensors_loaded and tensors_fresh, loaded_share (of the
-    learnable parameters, in [0, 1]) and fresh, the names of the tensors that were not in it; counts of batches, which
-    nothing reads here, are no tensors. Raises UserError for a file that is missing, damaged or no state dict, has
+    learnable parameters, in [0, 1]), fresh, the names of the tensors that were not in it, and differs, the keys of
+    `config` that are others in what a file of ablab's says of its network; counts of batches, which nothing reads
+    here, are no tensors. Raises UserError for a file that is missing, damaged or no state dict, has
     changed, holds numbers that are not finite, or of whose tensors less than half fit.
     """
     found, digest = _read(path)
@@ -43,7 +51,8 @@ def take_over(detector: Detector, path: Path, sha256: str | None = None) -> dict
     translate = getattr(detector.backbone, "torchvision_names", None)
     theirs: dict[str, str] = translate() if translate and not found.keys() & expected.keys() else {}
     if found.keys() & set(theirs.values()):
-        fitting = _with_our_eps(_translated(found, theirs, expected, path), detector)
+        fitting = _translated(found, theirs, expected, path)
+        fitting = _with_our_eps(_with_our_input(fitting, config["preprocess"]), detector)
     else:
         fitting = _fitting(found, expected, path)
     for name, tensor in fitting.items():
@@ -59,6 +68,7 @@ def take_over(detector: Detector, path: Path, sha256: str | None = None) -> dict
         "tensors_fresh": len(expected) - len(fitting),
         "loaded_share": loaded / sum(parameter.numel() for parameter in learnable.values()),
         "fresh": sorted(expected.keys() - fitting.keys()),
+        "differs": _differs(path, config),
     }
 
 
@@ -70,6 +80,7 @@ def told(numbers: dict[str, Any]) -> str:
     return (
         f"starts from {numbers['start_weights']}: {numbers['tensors_loaded']} of {total} tensors, "
         f"{numbers['loaded_share']:.1%} of the parameters{told}"
+        + (f"; it was trained with another {', '.join(numbers['differs'])}" if numbers["differs"] else "")
     )
 
 
@@ -98,7 +109,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         raise UserError(
             f"{path}: expected a state dict (tensors by name), alone or as state_dict or model, found {held}"
         )
-    tensors = {str(name): tensor for name, tensor in content.items() if not str(name).endswith(COUNTS)}
+    wrapped = all(str(name).startswith("module.") for name in content)  # saved from torch's DataParallel
+    names = {name: str(name).removeprefix("module.") if wrapped else str(name) for name in content}
+    tensors = {names[name]: tensor for name, tensor in content.items() if not names[name].endswith(COUNTS)}
     return tensors, hashlib.sha256(data).hexdigest()
 
 
@@ -143,6 +156,36 @@ def _with_our_eps(fitting: dict[str, Tensor], detector: Detector) -> dict[str, T
             ratio = (variance + module.eps) / (variance + TORCHVISION_EPS)
             scaled[f"{name}.weight"] = fitting[f"{name}.weight"] * ratio.sqrt()
     return scaled
+
+
+def _with_our_input(fitting: dict[str, Tensor], preprocess: dict[str, Any]) -> dict[str, Tensor]:
+    """The first convolution of torchvision's, made for its own mean and std, for pixels prepared as `preprocess` says:
+    the same outputs but at the image's edge, where zero stands for another colour.
+
+    x' = (pixel / 255 - mean) / std is a · x + b of our x = (pixel - ours) / our std; a goes into the kernel, and what
+    the kernel makes of b off BatchNorm's mean.
+    """
+    kernel = fitting[f"{FIRST}.conv.weight"]
+    mean, std, ours, our_std = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in (IMAGENET_MEAN, IMAGENET_STD, preprocess["mean"], preprocess["std"])
+    )
+    if preprocess["channels"] == "bgr":
+        mean, std, kernel = mean.flip(0), std.flip(0), kernel.flip(1)
+    a, b = our_std / (255 * std), (ours / 255 - mean) / std
+    shift = (kernel.double() * b.view(1, -1, 1, 1)).sum((1, 2, 3))
+    return fitting | {
+        f"{FIRST}.conv.weight": (kernel.double() * a.view(1, -1, 1, 1)).to(kernel.dtype),
+        f"{FIRST}.bn.running_mean": (fitting[f"{FIRST}.bn.running_mean"].double() - shift).to(kernel.dtype),
+    }
+
+
+def _differs(path: Path, config: dict[str, Any]) -> list[str]:
+    """Keys of parts and preprocessing that a file of ablab's says otherwise; none for another file."""
+    says = description(path) if path.suffix == ".safetensors" else None
+    ours = flatten({key: config[key] for key in DESCRIBED})
+    theirs = flatten({key: value for key, value in (says or {}).items() if key in DESCRIBED})
+    return sorted(key for key in theirs.keys() | ours.keys() if says and theirs.get(key) != ours.get(key))
 
 
 def _translated(
