@@ -21,7 +21,7 @@ from ablab.engine.stage import StoreUnusableError, unusable
 from ablab.engine.work import Outcome
 from ablab.errors import UserError
 from ablab.store import Store
-from ablab.study import places
+from ablab.study import budget, places
 from ablab.study.equal import equal_graphs
 from ablab.study.forecast import Forecast, costs, forecast
 from ablab.study.measured import caught_up, remember
@@ -58,6 +58,7 @@ def run(plan: Plan, replan: Callable[[], Plan] | None = None) -> tuple[Outcome, 
         plan, ran = replan(), outcome.ran
         outcome = _recorded(plan, store, uri)
         outcome.ran += ran
+    _tell_what_fits(plan, store, outcome)
     from ablab import tracking  # after the workers were started: it takes seconds
 
     facts = record(plan, store, outcome.failures)
@@ -133,6 +134,23 @@ def _split(plan: Plan, store: Store, outcome: Outcome) -> bool:
                 warn(f"{stage.label}: memory is short even alone, so its batch of {batch} goes in parts of {smaller}")
                 found = True
     return found
+
+
+def _tell_what_fits(plan: Plan, store: Store, outcome: Outcome) -> None:
+    """Of every training that memory does not suffice for, the input size that would do, where that can be known: the
+    memory of this machine, not of a GPU or another node."""
+    engine = config_of(plan)["engine"]
+    if engine["device"] != "cpu" or engine.get("address"):
+        return
+    for fingerprint in outcome.too_big:
+        beside = next(one.stages for one in plan.replicates if fingerprint in one.stages)
+        smoke = next((f for f in beside if plan.stages[f].kind == "smoke"), None)
+        numbers = built(store, smoke) if smoke else None
+        stage, free = plan.stages[fingerprint], machine.free_memory() / 1e9
+        if numbers and stage.kind == "train":
+            size = budget.largest_size(free, stage.config, stage.config["phase"], numbers)
+            fits = f"one image at a time would fit up to about {size} px" if size else "no input size would fit"
+            warn(f"{stage.label}: with the {free:.1f} GB that are free, {fits} (schedule.imgsz, optim.micro_batch=1)")
 
 
 def carry_out(

@@ -44,6 +44,7 @@ def test_without_leave_it_is_a_failed_variant(folder: Path, capsys: pytest.Captu
     told = capsys.readouterr()
     assert "once more, alone" in told.err
     assert "out of memory" in told.out
+    assert "GB that are free, one image at a time would fit up to about" in told.err
 
 
 def test_with_leave_the_row_says_in_which_parts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

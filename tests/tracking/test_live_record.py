@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,20 @@ def test_a_shared_phase_is_seen_in_every_run_that_it_belongs_to(sqlite: str) -> 
     assert curves == {"00": [(e, 2 / e) for e in (1, 2, 3, 4, 5)], "01": [(e, 2 / e) for e in (1, 2, 3, 4)]}
     assert "val/map50" in runs[0].data.metrics
     assert tracking.read(sqlite, STUDY)[1] == []  # nothing to report yet
+
+
+def test_pictures_are_seen_while_it_trains(sqlite: str, tmp_path: Path) -> None:
+    drawn = tmp_path / "val_epoch_001.jpg"
+    drawn.write_bytes(b"a picture")
+    events = list(happenings(shared()))
+    first = next(n for n, event in enumerate(events) if event[0] == "progress" and "at" in event[2])
+    what, stage, facts = events[first]
+    gone = facts | {"picture": str(tmp_path / "published already.jpg")}
+    play(shared(), sqlite, [*events[:first], (what, stage, facts | {"picture": str(drawn)}), (what, stage, gone)])
+    for run in open_runs(sqlite):  # the phase is shared by both
+        assert [file.path for file in MlflowClient(sqlite).list_artifacts(run.info.run_id, "val")] == [
+            "val/val_epoch_001.jpg"
+        ]
 
 
 def test_live_and_record_is_the_same_as_replaying_the_store(empty: str, other: str) -> None:

@@ -45,9 +45,10 @@ def validation(config: dict[str, Any], imgsz: int, folder: Path) -> Validate:
             eval_config=VALIDATION,
             engine=config["engine"],
         )
-        picture(found, folder / PICTURES.replace("*", f"{phase['start_epoch'] + epoch:03d}"))
+        file = folder / PICTURES.replace("*", f"{phase['start_epoch'] + epoch:03d}")
+        picture(found, file)
         numbers = ap.evaluate(truth, results_array(found, judged))
-        return {"map": numbers["map"], "map50": numbers["map50"]}
+        return {"map": numbers["map"], "map50": numbers["map50"], "picture": str(file)}
 
     return validate
 

@@ -31,10 +31,8 @@ def micro_batch(
     input size that would.
     """
     optim, stride = config["optim"], built["max_stride"]
-    fixed = PROCESS.get(config["engine"]["device"], PROCESS["cpu"]) + STATES * 4 * built["params"]
-    for_px = OVER_SAVED * built["bytes_per_px"]
-    share = (phase.get("scales") or [1.0, 1.0])[1]
-    px = (stride * math.floor(round(phase["imgsz"] * share / stride, 6))) ** 2
+    fixed, for_px = _fixed(config, built), OVER_SAVED * built["bytes_per_px"]
+    px = (stride * math.floor(round(phase["imgsz"] * _largest_share(phase) / stride, 6))) ** 2
     ranks = config["engine"].get("ranks", 1)
     given = min(optim["micro_batch"] or optim["batch"], math.ceil(optim["batch"] / ranks))
     if config["engine"]["device"] == "cpu":
@@ -44,10 +42,27 @@ def micro_batch(
         if (size == given or optim["batch"] % size == 0) and fixed + for_px * px * images <= budget * 1e9:
             return optim["micro_batch"] if size == given else size
     needs = f"optim.memory={budget:g} GB: one image of {math.isqrt(px)} px at a time needs {_gb(fixed + for_px * px)}"
-    most = math.sqrt(max(budget * 1e9 - fixed, 0.0) / for_px) / share
-    if most < stride:
-        raise UserError(f"{needs}, and no input size would fit: process and network alone take {_gb(fixed)}")
-    raise UserError(f"{needs}; the largest input size that would fit is {stride * int(most // stride)} px")
+    if size := largest_size(budget, config, phase, built):
+        raise UserError(f"{needs}; the largest input size that would fit is {size} px")
+    raise UserError(f"{needs}, and no input size would fit: process and network alone take {_gb(fixed)}")
+
+
+def largest_size(budget: float, config: Mapping[str, Any], phase: Mapping[str, Any], built: Mapping[str, Any]) -> int:
+    """The largest `imgsz`, px, at which `budget` GB suffice to train one image at a time; 0 if none does."""
+    left = max(budget * 1e9 - _fixed(config, built), 0.0)
+    most = math.sqrt(left / (OVER_SAVED * built["bytes_per_px"])) / _largest_share(phase)
+    stride: int = built["max_stride"]
+    return stride * int(most // stride)
+
+
+def _fixed(config: Mapping[str, Any], built: Mapping[str, Any]) -> float:
+    return PROCESS.get(config["engine"]["device"], PROCESS["cpu"]) + STATES * 4 * float(built["params"])
+
+
+def _largest_share(phase: Mapping[str, Any]) -> float:
+    """Of multi-scale's sides, the largest as a share of imgsz."""
+    share: float = (phase.get("scales") or [1.0, 1.0])[1]
+    return share
 
 
 def _gb(size: float) -> str:

@@ -25,6 +25,7 @@ from ablab.tracking.read import search
 from ablab.tracking.write import (
     METRICS_PER_BATCH,
     PARAMS_PER_BATCH,
+    VAL,
     ReadFile,
     Writer,
     by_replicate,
@@ -68,6 +69,7 @@ class Live:
         self._lock = threading.Lock()  # over the two that both threads change
         self._complete = [key for key, missing in self._missing.items() if not missing]
         self._points: dict[str, list[runs.Point]] = {}
+        self._pictures: dict[str, list[Path]] = {}
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._session: _Session | None = None
@@ -107,6 +109,8 @@ class Live:
             points = runs.points(facts, facts["at"], runs.epochs(before) + int(facts["epoch"]))
             with self._lock:
                 self._points.setdefault(key, []).extend(points)
+                if "picture" in facts:
+                    self._pictures.setdefault(key, []).append(Path(facts["picture"]))
         self._start()
 
     def _start(self) -> None:
@@ -137,6 +141,7 @@ class Live:
         with self._lock:
             points, self._points = self._points, {}
             complete, self._complete = self._complete, []
+            pictures, self._pictures = self._pictures, {}
         try:
             for key in complete:
                 points.pop(key, None)  # settling writes them all
@@ -147,7 +152,7 @@ class Live:
                 if self._closing.is_set():
                     break
                 if any(f in self._done for f in self._replicates[key][1]["planned"]):  # else its begin is not known
-                    self._writing().log(self._replicate(key), points[key])
+                    self._writing().log(self._replicate(key), points[key], pictures.pop(key, []))
                     points.pop(key)
         finally:
             with self._lock:
@@ -157,6 +162,10 @@ class Live:
                 for key, newer in self._points.items():
                     points.setdefault(key, []).extend(newer)
                 self._points = points
+                waiting = {key: files for key, files in pictures.items() if key in points}  # else settled with them
+                for key, more in self._pictures.items():
+                    waiting.setdefault(key, []).extend(more)
+                self._pictures = waiting
 
     def _writing(self) -> _Session:
         if self._session is None:
@@ -188,13 +197,16 @@ class _Session:
         self.scratch = tempfile.TemporaryDirectory()
         self.writer = Writer(self.client, self.experiment, parent, Path(self.scratch.name), read_file)
 
-    def log(self, replicate: runs.Replicate, points: list[runs.Point]) -> None:
-        """Add points to a replicate's run; opens it if need be."""
+    def log(self, replicate: runs.Replicate, points: list[runs.Point], pictures: list[Path]) -> None:
+        """Add points, and pictures where they can be reached from here, to a replicate's run; opens it if need be."""
         if replicate.key not in self.open:
             self.open[replicate.key] = self._left_open(replicate) or self._opened(replicate)
         for at in range(0, len(points), METRICS_PER_BATCH):
             metrics = [Metric(*point) for point in points[at : at + METRICS_PER_BATCH]]
             self.client.log_batch(self.open[replicate.key].info.run_id, metrics=metrics)
+        for picture in pictures:
+            if picture.is_file():  # not on another node, nor once its stage is published
+                self.client.log_artifact(self.open[replicate.key].info.run_id, str(picture), VAL)
 
     def settle(self, replicate: runs.Replicate) -> None:
         """Write a complete replicate."""

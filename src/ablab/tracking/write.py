@@ -30,6 +30,7 @@ from ablab.tracking import runs
 from ablab.tracking.connect import artifact_location, connect, explained
 from ablab.tracking.read import read, search
 
+VAL = "val"  # folder of a run's pictures of what was found on val
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 900  # MLflow takes 100 params, and 1000 entities together
 KEPT = "Results are kept in the store; mend it and give the same command again"
 ReadFile = Callable[[str, str], bytes | None]
@@ -214,7 +215,7 @@ class Writer:
         if replicate.curve:
             self.picture = self.picture or _Picture()
             self.picture.draw(replicate.curve, picture)
-        seen = folder / "val"
+        seen = folder / VAL
         shutil.rmtree(seen, ignore_errors=True)  # another run's, where all use one folder
         for fingerprint, name in replicate.pictures:
             if content := self.read_file(fingerprint, name):

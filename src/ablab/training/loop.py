@@ -26,7 +26,8 @@ TELL_EVERY = 2.0  # seconds of an epoch between two events
 LARGEST_LOSS = 1e6  # mean over an epoch's images; where rates are far too high it may be finite all the same
 
 Emit = Callable[[dict[str, Any]], None]
-# Called after every epoch with the EMA detector: {"map": .., "map50": ..}, or {} when it is not time.
+# Called after every epoch with the EMA detector: {"map": .., "map50": ..}, or {} when it is not time. It may have drawn
+# what it found: "picture" is the file then, which is told and is no part of the curve.
 Validate = Callable[[nn.Module, int], dict[str, Any]]
 Curve = list[dict[str, Any]]
 
@@ -125,15 +126,17 @@ def train(
             found = f"is {passed.loss:.1e}" if passed.loss > LARGEST_LOSS else "is not finite"
             emit({"message": f"epoch {done + 1}: the loss {found}, training stops", "epoch": done + 1})
             break
-        row |= {"loss": passed.loss, **passed.means, **validate(run.ema.detector, done + 1)}
+        looked = validate(run.ema.detector, done + 1)
+        row |= {"loss": passed.loss, **passed.means} | {k: v for k, v in looked.items() if k != "picture"}
         curve.append(row)
         best = _best(curve)
         if best is row:
             checkpoint.save_best(run.ema.detector.state_dict(), done + 1, work)
         checkpoint.save(run.state() | {"curve": curve, "steps": steps}, work)
         checkpoint.forget_others(best["epoch"] if best else None, work)
-        speed = {"images_per_second": passed.images_per_second}
-        emit({"message": _words(row, phase["epochs"]), "epochs": phase["epochs"], **row, **speed})
+        beside = {"images_per_second": passed.images_per_second}
+        beside |= {"picture": looked["picture"]} if "picture" in looked else {}
+        emit({"message": _words(row, phase["epochs"]), "epochs": phase["epochs"], **row, **beside})
 
     best = _best(curve)
     stopped_early = not diverged and len(curve) < phase["epochs"]
