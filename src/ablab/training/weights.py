@@ -78,7 +78,9 @@ def load(detector: Detector, config: dict[str, Any], path: Path) -> None:
 def _load_darknet(detector: Detector, path: Path) -> None:
     tensors, classes = darknet_weights.read(path.read_bytes(), detector, path)
     if classes != detector.classes:
-        raise UserError(f"{path}: these weights are of a network with {classes} classes, this one has {detector.classes}")
+        raise UserError(
+            f"{path}: these weights are of a network with {classes} classes, this one has {detector.classes}"
+        )
     detector.load_state_dict(tensors, strict=False)  # without counts of batches, which nothing reads here
 
 

@@ -32,9 +32,7 @@ class DarknetTiny(nn.Module):
     Raises UserError for a stem that ends at another stride, and for another number of channels.
     """
 
-    def __init__(
-        self, in_channels: list[int], in_strides: list[int], *, channels: list[int], activation: str
-    ) -> None:
+    def __init__(self, in_channels: list[int], in_strides: list[int], *, channels: list[int], activation: str) -> None:
         super().__init__()
         if in_strides[-1] not in (2, 4):
             raise UserError(f"a stem of stride 2 or 4 was expected, this one has stride {in_strides[-1]}")

@@ -23,9 +23,7 @@ class TinyYOLONeck(nn.Module):
     Raises UserError for fewer maps than widths, or maps of which one is not half the size of the one before.
     """
 
-    def __init__(
-        self, in_channels: list[int], in_strides: list[int], *, channels: list[int], activation: str
-    ) -> None:
+    def __init__(self, in_channels: list[int], in_strides: list[int], *, channels: list[int], activation: str) -> None:
         super().__init__()
         levels = len(channels)
         if levels < 1 or len(in_strides) < levels:

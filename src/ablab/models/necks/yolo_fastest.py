@@ -30,9 +30,7 @@ class YoloFastestNeck(nn.Module):
     Raises UserError for less than two maps, and for two that are not twice each other's size.
     """
 
-    def __init__(
-        self, in_channels: list[int], in_strides: list[int], *, channels: int, activation: str
-    ) -> None:
+    def __init__(self, in_channels: list[int], in_strides: list[int], *, channels: int, activation: str) -> None:
         super().__init__()
         if len(in_strides) < 2 or in_strides[-1] != 2 * in_strides[-2]:
             raise UserError(
