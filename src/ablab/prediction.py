@@ -149,20 +149,20 @@ def _detector(
     from ablab.compute import check_size, memory_explained, prepare
     from ablab.data.letterbox import fit
     from ablab.data.loader import as_tensor
-    from ablab.evaluation.predict import detect
+    from ablab.evaluation.predict import detect, engine_of
     from ablab.models.detector import build, fuse
     from ablab.training.weights import load
 
     if type(imgsz) is not int:
         raise UserError(f"imgsz={imgsz}: expected a whole number of px")
-    compute, preprocess = prepare(config["engine"]), config["preprocess"]
+    compute, preprocess = prepare(engine_of(config["eval"], config["engine"])), config["preprocess"]
     detector = build(config)
     check_size(imgsz, detector.max_stride)
     load(detector, config, weights)
     detector = fuse(detector)
     compute.place(detector)
     keys = (preprocess["pad"], preprocess["resize"], preprocess.get("interpolation", "area"))
-    settings = config["eval"] | {"conf": conf}
+    settings = config["eval"] | {"conf": conf, "clip": True}
 
     def function(pictures: list[Picture]) -> list[tuple[NDArray[Any], ...]]:
         with memory_explained(f"eval.batch={settings['batch']} at imgsz={imgsz}"):

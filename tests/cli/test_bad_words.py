@@ -164,6 +164,7 @@ def test_a_value_out_of_range_is_told_before_anything_runs(folder: Folder, word:
 
 def test_limits_hold_for_groups_of_ones_own_with_the_file_named(folder: Folder) -> None:
     coco = {"resolutions": [64], "split": "val", "conf": 0.1, "iou": 0.6, "max_nms": 9, "max_det": 9, "every": 0}
+    coco |= {"clip": True, "precision": "engine"}
     folder.write("conf/eval/mine.yaml", json.dumps(coco | {"batch": -4}))
     folder.refused("sweep", "tiny", "eval=mine", says=["eval.batch=-4", "conf/eval/mine.yaml", "from 1 on"])
 

@@ -21,6 +21,11 @@ RECIPES = [  # overrides, parameters, parameters after folding every BatchNorm, 
         {320: 633_943_200, 416: 1_071_364_008, 640: 2_535_772_800},
     ),
     (["model=v5lite_s"], 1_649_853, 1_640_629, {320: 486_231_200, 416: 821_730_728, 640: 1_944_924_800}),
+    (["model=yolo_fastest_1_1"], 332_798, 326_166, {320: 125_437_600}),
+    (["model=yolo_fastest_1_1", "model.classes=1"], 281_132, 274_500, {320: 111_786_400}),
+    (["model=yolo_fastest_1_1_xl"], 898_686, 886_286, {320: 361_700_800}),
+    (["model=yolov3_tiny"], 8_852_366, 8_849_182, {416: 2_782_480_896}),
+    (["model=yolov4_tiny"], 6_056_606, 6_053_502, {416: 3_453_938_176}),
 ]
 
 LITE, V5S, V5LITE = "model=yolov5_lite_2021", "model=yolov5s_v5", "model=v5lite_s"

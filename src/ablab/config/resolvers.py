@@ -1,7 +1,7 @@
 """Resolvers: from shared knobs to the concrete numbers that parts take.
 
-${channels:BASE,WIDTH}   ${channels:BASE,WIDTH,PRUNE}   ${repeats:COUNT,DEPTH}   ${class_gain:GAIN,CLASSES}
-${last_size:${schedule.phases}}
+${channels:BASE,WIDTH}   ${channels:BASE,WIDTH,PRUNE}   ${channels:BASE,WIDTH,PRUNE,MULTIPLE}
+${repeats:COUNT,DEPTH}   ${class_gain:GAIN,CLASSES}   ${last_size:${schedule.phases}}
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from omegaconf.errors import OmegaConfBaseException
 from ablab.errors import UserError
 
 
-def ceil8(channels: float) -> int:
-    """The smallest multiple of 8 that is not below `channels`, at least 8.
+def ceil8(channels: float, multiple: int = 8) -> int:
+    """The smallest multiple of 8, or of another number, that is not below `channels`, and one of it at least.
 
-    >>> ceil8(116), ceil8(128), ceil8(2)
-    (120, 128, 8)
+    >>> ceil8(116), ceil8(128), ceil8(2), ceil8(116, 4)
+    (120, 128, 8, 116)
     """
-    return max(8, int(-(-round(channels, 6) // 8) * 8))
+    return max(multiple, int(-(-round(channels, 6) // multiple) * multiple))
 
 
-def scaled_channels(base: float, width: float, prune: float = 0.0) -> int:
-    """`base` channels at a width multiple, then narrowed by the share `prune` in [0, 1)."""
+def scaled_channels(base: float, width: float, prune: float = 0.0, multiple: int = 8) -> int:
+    """`base` channels at a width multiple, then narrowed by the share `prune` in [0, 1); multiples of `multiple`."""
     if not 0 <= prune < 1:
         raise UserError(f"head_prune.ratio: expected a share in [0, 1), found {prune}")
     if width <= 0:
         raise UserError(f"model.width: expected a number above 0, found {width}")
-    return ceil8(ceil8(base * width) * (1 - prune))
+    return ceil8(ceil8(base * width, multiple) * (1 - prune), multiple)
 
 
 def scaled_repeats(count: int, depth: float) -> int:

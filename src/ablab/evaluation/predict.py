@@ -21,8 +21,13 @@ from ablab.models.detector import fuse
 
 TELL_EVERY = 2.0  # seconds between two events
 
-# Of one image: boxes (M, 4) x1 y1 x2 y2 in px of the original image, clipped to it, scores (M,), class indices (M,).
+# Of one image: boxes (M, 4) x1 y1 x2 y2 in px of the original image, scores (M,), class indices (M,).
 Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+
+
+def engine_of(eval_config: dict[str, Any], engine: dict[str, Any]) -> dict[str, Any]:
+    """The `engine` group for an evaluation: in fp32 where `eval.precision` says so, else as training has it."""
+    return engine | ({"precision": "fp32"} if eval_config.get("precision") == "fp32" else {})
 
 
 @torch.inference_mode()
@@ -39,10 +44,10 @@ def predict(
     """Detections of every image of the dataset in its order, best first within an image.
 
     eval_config: conf (lowest score), iou (of NMS within a class), max_nms (candidates of an image that enter
-    NMS, a box once for every class above conf), max_det (kept), batch. Emits images (done) and total every TELL_EVERY
-    seconds. Raises OutOfMemoryError.
+    NMS, a box once for every class above conf), max_det (kept), clip (boxes to the image; true if not given), precision
+    (see `engine_of`), batch. Emits images (done) and total every TELL_EVERY seconds. Raises OutOfMemoryError.
     """
-    compute = prepare(engine)
+    compute = prepare(engine_of(eval_config, engine))
     detector = fuse(detector)  # a sixth faster on a CPU; the caller's stays as it is
     compute.place(detector)
     batch = eval_config["batch"]
@@ -78,8 +83,9 @@ def detect(
     found = []
     for (boxes, scores, classes), (width, height), placement in zip(every, sizes, placements, strict=True):
         corners = placement.to_image(boxes.numpy()).astype(np.float64).reshape(-1, 2, 2)
-        inside = corners.clip(0, (width, height)).reshape(-1, 4)
-        found.append((inside, scores.numpy().astype(np.float64), classes.numpy()))
+        if eval_config.get("clip", True):
+            corners = corners.clip(0, (width, height))
+        found.append((corners.reshape(-1, 4), scores.numpy().astype(np.float64), classes.numpy()))
     return found
 
 

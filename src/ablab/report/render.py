@@ -162,6 +162,8 @@ def _evaluated(evaluation: Mapping[str, Any]) -> str:
     }
     settings = evaluation["settings"]
     told = [text.format(settings[key]) for key, text in words.items() if settings.get(key) is not None]
+    told += ["boxes not clipped to the image"] if settings.get("clip") is False else []
+    told += ["in fp32"] if settings.get("precision") == "fp32" else []
     images = f" ({evaluation['images']} images)" if evaluation["images"] else ""
     return ", ".join([f"on {evaluation['data']} {evaluation['split']}{images}", *told])
 

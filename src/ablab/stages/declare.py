@@ -35,7 +35,7 @@ class Kind:
 PARTS = ("stem", "backbone", "neck", "head")
 ENGINE = ("engine.device", "engine.precision", "engine.threads")
 TRAINING = ("engine.compile", "engine.ranks")
-EVAL = ("eval.conf", "eval.iou", "eval.max_nms", "eval.max_det", "eval.batch")
+EVAL = ("eval.conf", "eval.iou", "eval.max_nms", "eval.max_det", "eval.clip", "eval.precision", "eval.batch")
 NUMERICS = ("torch", "torchvision", "numpy", "opencv-python-headless", "hotcoco", "scikit-learn", "scipy")
 
 KINDS = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from ablab.config import Composed, flatten
 from ablab.errors import UserError, nearest
+from ablab.stages.declare import EVAL
 from ablab.study import anchors
 
 SIZE = "whole [32, 16384]"  # px
@@ -71,7 +72,11 @@ LIMITS = {
     "preprocess.mean": "(-inf, inf)",
     "preprocess.std": "(0, inf)",
 }
-CHOICES = {"optim.decay": ("cosine", "linear"), "model.anchors": anchors.CHOICES}
+CHOICES = {
+    "optim.decay": ("cosine", "linear"),
+    "model.anchors": anchors.CHOICES,
+    "eval.precision": ("engine", "fp32"),
+}
 LENGTHS = {
     "schedule.scales": 2,
     "schedule.phases.scales": 2,
@@ -80,7 +85,11 @@ LENGTHS = {
     "preprocess.std": 3,
 }
 # Keys that every choice of a group has, one's own too.
-WHOLE = {"engine": ("device", "precision", "threads", "compile", "ranks"), "augment": AUGMENTATIONS}
+WHOLE = {
+    "engine": ("device", "precision", "threads", "compile", "ranks"),
+    "augment": AUGMENTATIONS,
+    "eval": tuple(key.removeprefix("eval.") for key in EVAL),
+}
 NOT_EMPTY = ("eval.resolutions", "schedule.phases")
 _GROUPS = {key.partition(".")[0] for key in (*LIMITS, *LENGTHS)}
 PHASE = {"imgsz", "epochs", "lr"}  # keys that every phase has

@@ -36,6 +36,7 @@ HOUSEKEEPING = ("tracking", "store", "reports", "hydra")
 Curve = dict[str, list[tuple[int, float]]]
 Point = tuple[str, float, int, int]  # name, value, time in ms since 1970, step
 NO_METRIC = ("epoch", "epochs", "at", "images_per_second")  # of what a training tells after an epoch
+SETTINGS = ("conf", "iou", "max_nms", "max_det", "clip", "precision")  # of an evaluation, that a report tells
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def _evaluation(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
     """On what, and under which settings, AP was measured (the same for every resolution)."""
     for stage in _of(stages, "evaluate"):
         config, numbers = stage["config"], stage["numbers"]
-        settings = {k: v for k, v in (config.get("eval") or {}).items() if k in ("conf", "iou", "max_nms", "max_det")}
+        settings = {k: v for k, v in (config.get("eval") or {}).items() if k in SETTINGS}
         data = {"data": _data_name(config), "digest": stage.get("data"), "split": config.get("split")}
         return {**data, "images": numbers.get("images"), "settings": settings}
     return None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ablab.config import flatten
 from ablab.errors import UserError
+from ablab.models import darknet_weights
 from ablab.models.detector import Detector
 from ablab.training.weights import DESCRIBED, description, shape_of
 
@@ -33,10 +34,11 @@ def take_over(
 ) -> dict[str, Any]:
     """Take over what fits of the weights in `path`, by name and shape; the rest stays as it is.
 
-    path: a .safetensors file, or else a state dict that torch saved, alone or under "state_dict" or "model". The names
-    are the detector's (ablab's checkpoints), or torchvision's for a backbone that says `torchvision_names`; such a file
-    is taken over whole, its classifier aside, and its first convolution is given the preprocessing that it expects.
-    config: the detector's parts and `preprocess`. sha256: what the file is expected to hold.
+    path: a .safetensors file, darknet's .weights, or else a state dict that torch saved, alone or under "state_dict" or
+    "model". The names are the detector's (ablab's checkpoints), or torchvision's for a backbone that says
+    `torchvision_names`; such a file is taken over whole, its classifier aside, and its first convolution is given the
+    preprocessing that it expects. Darknet's is taken over whole too, its prediction layers aside if they are for
+    another number of classes. config: the detector's parts and `preprocess`. sha256: what the file is expected to hold.
 
     Returns start_weights (the file's name), start_sha256, tensors_loaded and tensors_fresh, loaded_share (of the
     learnable parameters, in [0, 1]), fresh, the names of the tensors that were not in it, and differs, the keys of
@@ -44,7 +46,7 @@ def take_over(
     here, are no tensors. Raises UserError for a file that is missing, damaged or no state dict, has
     changed, holds numbers that are not finite, or of whose tensors less than half fit.
     """
-    found, digest = _read(path)
+    found, digest = _read(path, detector)
     if sha256 not in (None, digest):
         raise UserError(f"{path}: the file changed while the sweep ran: the same command plans anew")
     expected = {name: tensor for name, tensor in detector.state_dict().items() if not name.endswith(COUNTS)}
@@ -84,15 +86,18 @@ def told(numbers: dict[str, Any]) -> str:
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+def _read(path: Path, detector: Detector) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file by name, without counts of batches, and the SHA-256 of its bytes."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the file of weights cannot be read: {error.strerror}") from None
-    if path.suffix == ".safetensors":
+    content: Any
+    if path.suffix == darknet_weights.SUFFIX:
+        content, _ = darknet_weights.read(data, detector, path)
+    elif path.suffix == ".safetensors":
         try:
-            content: Any = safetensors.torch.load(data)
+            content = safetensors.torch.load(data)
         except SafetensorError as error:
             raise UserError(f"{path}: not a safetensors file ({error})") from error
     else:

@@ -1,7 +1,8 @@
 """Weights between stages and from the user: safetensors files, taken over whole or refused by name.
 
 A file says which network it is of (parts and preprocessing, as JSON in its metadata): an activation, an anchor or a
-channel order has no tensor that could fail to fit.
+channel order has no tensor that could fail to fit. A darknet `.weights` file says nothing, and is read as strictly as
+that allows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from ablab.config import flatten
 from ablab.errors import UserError
+from ablab.models import darknet_weights
+from ablab.models.detector import Detector
 
 DESCRIBED = ("stem", "backbone", "neck", "head", "preprocess")  # of the configuration
 BESIDE = ("names", "imgsz")  # of the classes; of the input trained at, px: no part of which network it is
@@ -32,16 +35,19 @@ def save(detector: nn.Module, config: dict[str, Any], path: Path) -> None:
     path.write_bytes(safetensors.torch.save(tensors, metadata={"ablab": described}))
 
 
-def load(detector: nn.Module, config: dict[str, Any], path: Path) -> None:
+def load(detector: Detector, config: dict[str, Any], path: Path) -> None:
     """Load every tensor of `path` (the file, or a folder with weights.safetensors) into the detector.
 
-    Raises UserError if the file is missing or no safetensors file, or naming the first tensor that does not
-    fit, or the first key of `config` that differs from what the file says of its network. A file that says
-    nothing (not ours) is judged by its tensors alone.
+    Raises UserError if the file is missing or neither a safetensors file nor a darknet .weights file of this network,
+    or naming the first tensor that does not fit, or the first key of `config` that differs from what the file says of
+    its network. A file that says nothing (not ours) is judged by its tensors alone.
     """
     path = path / "weights.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
+    if path.suffix == darknet_weights.SUFFIX:
+        _load_darknet(detector, path)
+        return
     try:
         found = safetensors.torch.load(path.read_bytes())
     except SafetensorError as error:
@@ -69,13 +75,25 @@ def load(detector: nn.Module, config: dict[str, Any], path: Path) -> None:
     detector.load_state_dict(found)
 
 
+def _load_darknet(detector: Detector, path: Path) -> None:
+    tensors, classes = darknet_weights.read(path.read_bytes(), detector, path)
+    if classes != detector.classes:
+        raise UserError(
+            f"{path}: these weights are of a network with {classes} classes, this one has {detector.classes}"
+        )
+    detector.load_state_dict(tensors, strict=False)  # without counts of batches, which nothing reads here
+
+
 def description(path: Path) -> dict[str, Any] | None:
-    """What a weights file says of its network: the keys of DESCRIBED and perhaps of BESIDE; None if it is not ours.
+    """What a weights file says of its network: the keys of DESCRIBED and perhaps of BESIDE; None if it is not ours, or
+    darknet's.
 
     Raises UserError if the file is missing, no safetensors file, or what it says is damaged.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
+    if path.suffix == darknet_weights.SUFFIX:
+        return None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("ablab")

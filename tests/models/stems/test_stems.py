@@ -4,6 +4,7 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from ablab.models.stems.conv import ConvStem
+from ablab.models.stems.conv_pool import ConvPoolStem
 from ablab.models.stems.focus import Focus
 
 
@@ -48,3 +49,12 @@ def test_pool_ends_at_stride_4():
     assert pooled(x).shape == (1, 8, 16, 16)
     assert torch.equal(pooled(x), max_pool2d(bare(x), 3, 2, 1))
     assert bare(x).min() >= 0  # ReLU
+
+
+def test_a_convolution_at_full_resolution_is_pooled():
+    stem = ConvPoolStem([3], [1], channels=5, kernel=3, activation="leaky_relu").eval()
+    image = torch.rand(2, 3, 8, 12)
+    full = stem.conv(image)
+    assert full.shape == (2, 5, 8, 12)
+    assert torch.equal(stem(image), full.view(2, 5, 4, 2, 6, 2).amax((3, 5)))
+    assert (stem.out_channels, stem.out_strides) == ([5], [2])
