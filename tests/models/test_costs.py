@@ -21,6 +21,8 @@ RECIPES = [  # overrides, parameters, parameters after folding every BatchNorm, 
         {320: 633_943_200, 416: 1_071_364_008, 640: 2_535_772_800},
     ),
     (["model=v5lite_s"], 1_649_853, 1_640_629, {320: 486_231_200, 416: 821_730_728, 640: 1_944_924_800}),
+    (["model=nanodet_m"], 950_036, 941_818, {320: 342_223_200, 416: 578_357_208}),
+    (["model=nanodet_efficientlite2"], 4_689_460, 4_658_620, {512: 3_404_787_712}),
 ]
 
 LITE, V5S, V5LITE = "model=yolov5_lite_2021", "model=yolov5s_v5", "model=v5lite_s"
