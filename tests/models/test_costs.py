@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from ablab.models.detector import build, fuse
 
@@ -26,6 +27,8 @@ RECIPES = [  # overrides, parameters, parameters after folding every BatchNorm, 
     (["model=yolo_fastest_1_1_xl"], 898_686, 886_286, {320: 361_700_800}),
     (["model=yolov3_tiny"], 8_852_366, 8_849_182, {416: 2_782_480_896}),
     (["model=yolov4_tiny"], 6_056_606, 6_053_502, {416: 3_453_938_176}),
+    (["model=nanodet_m"], 950_036, 941_818, {320: 342_223_200, 416: 578_357_208}),
+    (["model=nanodet_efficientlite2"], 4_689_460, 4_658_620, {512: 3_404_787_712}),
 ]
 
 LITE, V5S, V5LITE = "model=yolov5_lite_2021", "model=yolov5s_v5", "model=v5lite_s"
@@ -102,6 +105,33 @@ def test_depth_and_width(parts, conv_macs, depth, width, params, fused, macs):
     detector = meta(parts("model=yolov5s", f"model.depth={depth}", f"model.width={width}"))
     assert (count(detector), count(fuse(detector))) == (params, fused)
     assert conv_macs(detector, 640) == macs
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "elements", "published"),
+    [
+        ("nanodet_m", 320, (436_800, 4_684_000, 3_740_800, 614_400), 356_383_200),
+        ("nanodet_m", 416, (738_192, 7_915_960, 6_321_952, 1_038_336), 602_287_608),
+        ("nanodet_efficientlite2", 512, (1_354_752, 53_035_008, 49_008_640, 0), 3_561_221_120),
+    ],
+)
+def test_nanodets_own_count(parts, conv_macs, recipe, size, elements, published):
+    """Its tables (0.72, 1.2 and 7.12 GFLOPs) also count biases, two per element of a BatchNorm, activations, and what
+    enters a max pool."""
+    detector, counted = meta(parts(f"model={recipe}")), [0, 0, 0, 0]
+
+    def add(module, inputs, out):
+        has_bias = isinstance(module, nn.Conv2d) and module.bias is not None
+        kinds = (has_bias, *(isinstance(module, k) for k in (nn.BatchNorm2d, (nn.LeakyReLU, nn.ReLU6), nn.MaxPool2d)))
+        for index, is_kind in enumerate(kinds):
+            counted[index] += is_kind * (inputs[0] if isinstance(module, nn.MaxPool2d) else out).numel()
+
+    for module in detector.modules():
+        if not list(module.children()):
+            module.register_forward_hook(add)
+    macs = conv_macs(detector, size)
+    assert tuple(counted) == elements
+    assert macs + counted[0] + 2 * counted[1] + counted[2] + counted[3] == published
 
 
 def test_the_article_profiles_both_stems_alike(parts, conv_macs):

@@ -234,6 +234,15 @@ def test_files_that_describe_one_class_differ_where_they_say_so(parts):
     assert {key for key in small if small[key] != large[key]} == {"dropout"}
     v3, v4 = parts("head=darknet_v3")["head"], parts("head=darknet_v4")["head"]
     assert {key for key in v3 if v3[key] != v4[key]} == {"masks", "scale_x_y", "box_loss", "iou_normalizer"}
+    for group, one, other, point in (
+        ("stem", "conv3x3_pool", "conv3x3_pool_leaky", {"activation"}),
+        ("stem", "conv3x3", "conv3x3_relu6", {"activation"}),
+        ("backbone", "shufflenet_v2", "shufflenet_v2_nanodet", {"channels", "activation"}),
+        ("neck", "pan_add", "pan_add_128", {"channels"}),
+        ("head", "gfl", "gfl_deep", {"depth", "reg_max", "activation"}),
+    ):
+        first, second = parts(f"{group}={one}")[group], parts(f"{group}={other}")[group]
+        assert {key for key in first if first[key] != second[key]} == point
 
 
 @torch.no_grad()

@@ -16,12 +16,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
     "none": nn.Identity,
 }
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of that name: silu, relu, leaky_relu (slope 0.1) or none.
+    """The activation of that name: silu, relu, leaky_relu (slope 0.1), relu6 or none.
 
     Raises UserError for any other name.
     """
