@@ -30,7 +30,7 @@ Files = dict[str, list[Any] | None]  # path -> [size, mtime, SHA-256 of an image
 def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     """{"names": [...], "splits": {"train": {"images": n, "boxes": n, "digest": sha256}, ...}, "sizes": ...} of data.
 
-    sizes: for each way to resize (ablab.data.letterbox) the sizes of train's boxes, as ablab.data.anchors describes them.
+    sizes: for each way to resize (letterbox.RESIZES) the sizes of train's boxes, as ablab.data.anchors describes them.
 
     Files of no format that we read (format: files, paths: files and folders) are one split "files" without names.
 

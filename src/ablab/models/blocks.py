@@ -164,10 +164,7 @@ class C3(nn.Module):
         self.side = ConvBNAct(in_channels, hidden, activation=activation)
         self.join = ConvBNAct(2 * hidden, out_channels, activation=activation)
         self.bottlenecks = nn.Sequential(
-            *(
-                Bottleneck(hidden, shortcut=shortcut, depthwise=depthwise, activation=activation)
-                for _ in range(count)
-            )
+            *(Bottleneck(hidden, shortcut=shortcut, depthwise=depthwise, activation=activation) for _ in range(count))
         )
 
     def forward(self, x: Tensor) -> Tensor:

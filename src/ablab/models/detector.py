@@ -152,11 +152,11 @@ def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module],
 def fuse(detector: Detector) -> Detector:
     """A copy in eval mode as it is deployed: the same outputs up to rounding.
 
-    A module that has another form when deployed says so by a method `deployed() -> Module`, which is called in eval
-    mode and whose result takes its place (RepVGG's branches become one convolution). Then BatchNorms are folded into the
-    convolutions they follow: children of a plain Sequential or a ConvBNAct, since there the order of the children is
-    the order of computation; that is every BatchNorm behind a convolution in this package. Each fold takes 2c parameters
-    away and adds c.
+    A module that has another form when deployed says so by a method `deployed() -> Module`, called in eval mode, whose
+    result takes its place (RepVGG's branches become one convolution). Then BatchNorms are folded into the convolutions
+    they follow: children of a plain Sequential or a ConvBNAct, since there the order of the children is the order of
+    computation; that is every BatchNorm behind a convolution in this package. Each fold takes 2c parameters away and
+    adds c.
     """
     fused = copy.deepcopy(detector).eval()
     _deploy(fused)
@@ -176,8 +176,9 @@ def fuse(detector: Detector) -> Detector:
 
 def _deploy(module: nn.Module) -> None:
     """Replace, within `module`, every module that has a deployed form by that."""
-    for name, child in module._modules.items():
-        if child is not None and hasattr(child, "deployed"):
-            setattr(module, name, child.deployed())
-        elif child is not None:
+    for name, child in module.named_children():
+        deployed = getattr(child, "deployed", None)
+        if callable(deployed):
+            setattr(module, name, deployed())
+        else:
             _deploy(child)

@@ -20,6 +20,7 @@ class RepVGG(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, activation: str = "silu") -> None:
         super().__init__()
+        self.stride = stride
         self.conv = ConvBNAct(in_channels, out_channels, 3, stride, activation="none")
         self.point = ConvBNAct(in_channels, out_channels, 1, stride, activation="none")
         self.same = nn.BatchNorm2d(out_channels) if in_channels == out_channels and stride == 1 else None
@@ -39,7 +40,7 @@ class RepVGG(nn.Module):
         if self.same is not None:
             branches.append((_padded(torch.eye(conv.in_channels).to(point)[:, :, None, None]), self.same))
         folded = [fuse_conv_bn_weights(k, None, *_statistics(bn)) for k, bn in branches]
-        one = nn.Conv2d(conv.in_channels, conv.out_channels, 3, conv.stride, 1)
+        one = nn.Conv2d(conv.in_channels, conv.out_channels, 3, self.stride, 1, device="meta")  # draws no numbers
         one.weight, one.bias = (nn.Parameter(torch.stack(each).sum(0)) for each in zip(*folded, strict=True))
         return nn.Sequential(one, self.act)
 

@@ -66,7 +66,9 @@ def spelled_out(boxes, logits, centres, strides, truths, radius, most):
     return {candidates[u]: ts[0] if len(ts) == 1 else int(np.argmin(cost[:, u])) for u, ts in takers.items()}
 
 
-@pytest.mark.parametrize(("seed", "count", "likeness"), [(0, 1, 0.5), (1, 6, 0.5), (2, 25, 0.8), (3, 25, 0.0), (4, 60, 0.9)])
+@pytest.mark.parametrize(
+    ("seed", "count", "likeness"), [(0, 1, 0.5), (1, 6, 0.5), (2, 25, 0.8), (3, 25, 0.0), (4, 60, 0.9)]
+)
 def test_assignment_is_the_definition(seed, count, likeness):
     """Images with some, with none, with many truths, in the corners too; predictions between chance and the truth."""
     generator = torch.Generator().manual_seed(seed)

@@ -60,7 +60,10 @@ def test_decode_by_hand():
 def test_loss_is_the_definition(l1):
     """One prediction at a time, for the pairs that SimOTA makes."""
     torch.manual_seed(0)
-    raw = [0.3 * out + torch.tensor([0.5, 0.5, *[math.log(25 / s)] * 2, 0, 0, 0]) for out, s in zip(raw_of(), STRIDES, strict=True)]
+    raw = [
+        0.3 * out + torch.tensor([0.5, 0.5, *[math.log(25 / s)] * 2, 0, 0, 0])
+        for out, s in zip(raw_of(), STRIDES, strict=True)
+    ]
     out, cells, sides = yolox_loss.flatten(raw, list(STRIDES))
     boxes = yolox_loss.boxes_of(out, cells, sides)
     match = assign(boxes, out[..., 4:], (cells + 0.5) * sides, sides[:, 0], TARGETS, 1.5, 10)

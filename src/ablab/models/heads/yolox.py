@@ -70,9 +70,7 @@ class YOLOXHead(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         raw = []
-        levels = zip(
-            maps, self.stems, self.cls_towers, self.box_towers, self.cls, self.box, self.obj, strict=True
-        )
+        levels = zip(maps, self.stems, self.cls_towers, self.box_towers, self.cls, self.box, self.obj, strict=True)
         for x, stem, cls_tower, box_tower, cls, box, obj in levels:
             x = stem(x)
             y = box_tower(x)

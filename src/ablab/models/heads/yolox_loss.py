@@ -21,8 +21,8 @@ def flatten(raw: list[Tensor], strides: list[int]) -> tuple[Tensor, Tensor, Tens
 
 
 def boxes_of(out: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
-    """Boxes (B, N, 4) xyxy px of predictions (B, N, 4 or more): tx, ty in strides from the cell's corner, and logarithms
-    of width and height in strides."""
+    """Boxes (B, N, 4) xyxy px of predictions (B, N, 4 or more): centre in strides from the cell's corner, logarithms of
+    width and height in strides."""
     centre, half = (out[..., :2] + cells) * strides, out[..., 2:4].exp() * strides / 2
     return torch.cat((centre - half, centre + half), -1)
 
