@@ -19,7 +19,7 @@ from ablab.data import dataset, scenes, shared
 from ablab.data import fitted as module
 from ablab.data.fitted import fitted
 from ablab.data.form import Dataset, read_image
-from ablab.data.letterbox import fit
+from ablab.data.letterbox import RESIZES, fit
 from ablab.data.loader import Loader, eval_batches
 from ablab.errors import UserError
 
@@ -49,7 +49,7 @@ def once_more(data: Dataset) -> Dataset:
     return replace(data)
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_shared_images_are_those_that_are_decoded_and_fitted(coco_config: dict[str, Any], resize: str) -> None:
     data = dataset.load(coco_config, "train")
     found = fitted(data, SIZE, {**PREPROCESS, "resize": resize})

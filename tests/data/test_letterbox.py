@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ablab.data.letterbox import Placement, fit
+from ablab.data.letterbox import RESIZES, Placement, fit
 from ablab.errors import UserError
 
 
@@ -31,6 +31,15 @@ def test_letterbox_by_hand(width: int, height: int, size: int, expected: Placeme
     assert (image[~inside] == 114).all()
 
 
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (100, 33), (64, 64), (1, 1000)])
+def test_top_left_is_the_letterbox_in_the_corner(width: int, height: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    middle, expected = fit(noise, 320, 114)
+    corner, placement = fit(noise, 320, 114, "letterbox_top_left")
+    assert placement == Placement(expected.scale_x, expected.scale_y, 0, 0)
+    np.testing.assert_array_equal(corner, np.roll(middle, (-expected.top, -expected.left), (0, 1)))
+
+
 def test_shrinking_averages_and_growing_is_bilinear() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     small, _ = fit(noise, 32)
@@ -50,7 +59,7 @@ def test_stretch_is_opencvs_resize() -> None:
     assert placement.to_network(np.array([[2, 3, 10, 20]])).tolist() == [[3, 6, 15, 40]]
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_boxes_there_and_back(resize: str) -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):

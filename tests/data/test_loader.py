@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ablab.data.form import Dataset
-from ablab.data.letterbox import fit
+from ablab.data.letterbox import RESIZES, fit
 from ablab.data.loader import Batch, Loader, eval_batches
 from ablab.errors import UserError
 
@@ -159,7 +159,7 @@ def test_a_bad_batch_size_is_told(squares: Dataset) -> None:
         make(squares, batch=0)
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_evaluation_sees_every_image_once_in_order(coco_config: dict[str, Any], resize: str) -> None:
     from ablab.data.dataset import load
     from ablab.data.form import read_image
@@ -213,7 +213,7 @@ def test_progress_ends_an_augmentation(squares: Dataset) -> None:
     assert torch.equal(early, off.flip(2))
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_augmented_images_keep_their_letterbox(coco_config: dict[str, Any], resize: str) -> None:
     """With every augmentation on offer but none drawn, an image lies where evaluation sees it."""
     from ablab.data.dataset import load
@@ -222,3 +222,30 @@ def test_augmented_images_keep_their_letterbox(coco_config: dict[str, Any], resi
     for plain, other in zip(loader.epoch(0), loader.epoch(0, augment=False), strict=True):
         assert torch.equal(plain.images, other.images)
         assert torch.equal(plain.targets, other.targets)
+
+
+@pytest.mark.parametrize("flips", [("flip_lr",), ("flip_ud",), ("flip_lr", "flip_ud")])
+def test_a_mirrored_image_stays_in_the_corner(coco_config: dict[str, Any], flips: tuple[str, ...]) -> None:
+    """As if it had been mirrored before it was fitted into the corner: pixels and boxes."""
+    from ablab.data.dataset import load
+    from ablab.data.form import read_image
+
+    data = load(coco_config, "train")
+    preprocess = {**PREPROCESS, "resize": "letterbox_top_left"}
+    mirrored = make(data, augment=config(**{flip: {} for flip in flips}), preprocess=preprocess)
+    axes = [{"flip_lr": 1, "flip_ud": 0}[flip] for flip in flips]
+    for batch in mirrored.epoch(0):
+        for place, index in enumerate(batch.indices):
+            sample = data.samples[index]
+            fitted, placement = fit(read_image(sample), 64, 114, "letterbox_top_left")
+            height, width = round(sample.height * placement.scale_y), round(sample.width * placement.scale_x)
+            expected = fitted.copy()
+            expected[:height, :width] = np.flip(fitted[:height, :width], axes)
+            np.testing.assert_array_equal(batch.images[place].permute(1, 2, 0), expected)
+            boxes = placement.to_network(sample.boxes[~sample.crowd])
+            if "flip_lr" in flips:
+                boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+            if "flip_ud" in flips:
+                boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
+            mine = batch.targets[batch.targets[:, 0] == place][:, 2:]
+            np.testing.assert_allclose(mine, boxes, atol=1e-4)

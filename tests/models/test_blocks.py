@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import conv2d
 
 from ablab.errors import UserError
-from ablab.models.blocks import C3, Bottleneck, ConvBNAct, activation
+from ablab.models.blocks import C3, Bottleneck, ConvBNAct, DepthwiseSeparable, activation
 from ablab.models.spp import SPP, SPPF
 
 
@@ -34,6 +35,23 @@ def test_c3_joins_main_branch_first():
     torch.testing.assert_close(block(x), joined, rtol=1e-4, atol=1e-4)
 
 
+def test_depthwise_bottlenecks_have_the_counts_of_yolox_nano():
+    """Of its neck: CSP 256 → 128, 128 → 64 and 256 → 256 with one bottleneck each; of its last stage's, 256 → 256."""
+    shapes = [(256, 128), (128, 64), (256, 256)]
+    assert [params(C3(i, o, count=1, depthwise=True)) for i, o in shapes] == [58_816, 15_072, 166_784]
+
+
+@torch.no_grad()
+def test_depthwise_separable_by_hand():
+    torch.manual_seed(0)
+    block, x = DepthwiseSeparable(4, 6, 5, 2, squeeze=True, activation="relu").eval(), torch.rand(2, 4, 8, 8)
+    y = conv2d(x, block.depthwise.conv.weight, stride=2, padding=2, groups=4) / (1 + 1e-5) ** 0.5
+    y = block.squeeze(y.relu())
+    y = conv2d(y, block.point.conv.weight) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(block(x), y.relu())
+    assert params(block) == 25 * 4 + 8 + (4 + 1 + 4 + 4) + 24 + 12
+
+
 def test_bottleneck_shortcut_adds_the_input():
     torch.manual_seed(0)
     block = Bottleneck(8, shortcut=True, activation="silu").eval()
@@ -56,6 +74,7 @@ def test_activation_by_name():
     x = torch.tensor([-2.0, 3.0])
     assert activation("leaky_relu")(x.clone()).tolist() == pytest.approx([-0.2, 3.0])
     assert activation("relu")(x.clone()).tolist() == [0.0, 3.0]
+    assert activation("hardswish")(x).tolist() == pytest.approx([-2 * 1 / 6, 3.0])
     assert activation("silu")(x)[1].item() == pytest.approx(3 / (1 + 2.718281828**-3))
     with pytest.raises(UserError, match="Did you mean 'silu'"):
         ConvBNAct(1, 1, activation="silo")

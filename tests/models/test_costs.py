@@ -29,6 +29,9 @@ RECIPES = [  # overrides, parameters, parameters after folding every BatchNorm, 
     (["model=yolov4_tiny"], 6_056_606, 6_053_502, {416: 3_453_938_176}),
     (["model=nanodet_m"], 950_036, 941_818, {320: 342_223_200, 416: 578_357_208}),
     (["model=nanodet_efficientlite2"], 4_689_460, 4_658_620, {512: 3_404_787_712}),
+    (["model=v5lite_e"], 787_085, 779_669, {320: 357_442_400}),
+    (["model=v5lite_c"], 4_591_901, 4_579_293, {512: 2_821_529_600}),
+    (["model=yolox_nano"], 912_159, 904_463, {416: 522_553_408}),
 ]
 
 LITE, V5S, V5LITE = "model=yolov5_lite_2021", "model=yolov5s_v5", "model=v5lite_s"
@@ -91,6 +94,14 @@ def test_recipe(parts, conv_macs, overrides, params, fused, macs):
     assert count(folded) == fused
     assert {size: conv_macs(detector, size) for size in macs} == macs
     assert {size: conv_macs(folded, size) for size in macs} == macs
+
+
+def test_re_parameterised(parts, conv_macs):
+    """YOLOv5-Lite g has fewer convolutions when it is deployed."""
+    detector = meta(parts("model=v5lite_g"))
+    assert (count(detector), conv_macs(detector, 640)) == (5_574_845, 8_017_254_400)
+    deployed = fuse(detector)
+    assert (count(deployed), conv_macs(deployed, 640)) == (5_390_365, 7_807_539_200)
 
 
 @pytest.mark.parametrize(("overrides", "params", "macs"), SWITCHES, ids=lambda x: str(x)[:60])

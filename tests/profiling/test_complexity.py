@@ -25,6 +25,7 @@ PUBLISHED = [
     ("yolov5n", 640, 1_872_157, 1_867_405, 2_234_060_800, 2_281_984_000),
     ("yolov5_lite_2021", 320, 1_625_469, 1_616_325, 633_943_200, 654_272_800),
     ("v5lite_s", 416, 1_649_853, 1_640_629, 821_730_728, 855_222_472),
+    ("yolox_nano", 416, 912_159, 904_463, 522_553_408, 556_342_592),
 ]
 
 
@@ -43,6 +44,15 @@ def test_published_networks(recipe: str, size: int, params: int, fused: int, con
     assert numbers["params_stored"] == params + 2 * (params - fused)
     assert numbers["size_fp32_mb"] == pytest.approx(numbers["params_stored"] * 4e-6)
     assert numbers["size_fp16_mb"] == pytest.approx(numbers["params_stored"] * 2e-6)
+
+
+def test_the_fused_numbers_are_those_of_the_deployed_form() -> None:
+    """YOLOv5-Lite g at 640 px: 16.2631 GFLOPs by thop in training, 15.6171 deployed."""
+    numbers = profile(detector("v5lite_g"), 640)
+    assert (numbers["params"], numbers["params_fused"]) == (5_574_845, 5_390_365)
+    assert (numbers["conv_macs"], numbers["conv_macs_fused"]) == (8_017_254_400, 7_807_539_200)
+    assert round(numbers["flops"] / 1e9, 4) == 16.2631
+    assert round(numbers["flops_fused"] / 1e9, 4) == 15.6171
 
 
 def test_conv_macs_grow_with_the_area() -> None:

@@ -25,7 +25,7 @@ RESTARTS = 10  # of k-means
 def box_sizes(dataset: Dataset, resize: str, imgsz: int) -> NDArray[np.float64]:
     """(n, 2) width and height of every box but the crowds', px of a square network input of `imgsz`.
 
-    resize: letterbox or stretch, as in conf/preprocess.
+    resize: as in conf/preprocess.
     """
     found = [np.zeros((0, 2))]
     for sample in dataset.samples:

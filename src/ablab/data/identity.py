@@ -23,8 +23,6 @@ from ablab.errors import UserError
 if TYPE_CHECKING:
     from ablab.data.form import Dataset
 
-RESIZES = ("letterbox", "stretch")  # choices of preprocess.resize
-
 Stamp = tuple[int, int] | None  # size in bytes and mtime in ns; None: not there
 Files = dict[str, list[Any] | None]  # path -> [size, mtime, SHA-256 of an image or None], None: not there
 
@@ -32,7 +30,7 @@ Files = dict[str, list[Any] | None]  # path -> [size, mtime, SHA-256 of an image
 def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     """{"names": [...], "splits": {"train": {"images": n, "boxes": n, "digest": sha256}, ...}, "sizes": ...} of data.
 
-    sizes: for each way to resize (letterbox, stretch) the sizes of train's boxes, as ablab.data.anchors describes them.
+    sizes: for each way to resize (letterbox.RESIZES) the sizes of train's boxes, as ablab.data.anchors describes them.
 
     Files of no format that we read (format: files, paths: files and folders) are one split "files" without names.
 
@@ -41,6 +39,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
     """
     if config.get("format") == "scenes":
         from ablab.data import anchors, scenes
+        from ablab.data.letterbox import RESIZES
 
         splits = scenes.describe(config)
         sizes = anchors.described(scenes.box_sizes(config, anchors.REFERENCE)) if "train" in splits else ""
@@ -68,6 +67,7 @@ def describe(config: dict[str, Any], cache: Path | None) -> dict[str, Any]:
 def _dataset(config: dict[str, Any], known: Files) -> tuple[Files, dict[str, Any]]:
     from ablab.data import anchors
     from ablab.data.dataset import load, splits
+    from ablab.data.letterbox import RESIZES
 
     datasets = {split: load(config, split) for split in splits(config)}
     if not datasets:

@@ -1,7 +1,8 @@
 """Fitting an image into the network's square input, and where it was put.
 
 Letterbox: the longer side becomes the input's side (small images grow), the rest is padded evenly, the odd pixel at
-the right or the bottom (the convention of YOLOv5). Stretch: both sides become the input's side (darknet).
+the right or the bottom (the convention of YOLOv5). Letterbox top left: the same, all padding to the right or below
+(YOLOX). Stretch: both sides become the input's side (darknet).
 
 Interpolation `area` averages when shrinking, which does not alias, and is bilinear when growing; `linear` is bilinear
 always, as in darknet and OpenCV's network input, whose published scores can only be met with it.
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablab.errors import UserError, nearest
+
+RESIZES = ("letterbox", "letterbox_top_left", "stretch")  # choices of preprocess.resize
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def fit(
     import cv2  # here: `plan` imports this package and needs no pixels
 
     for key, value, choices in (
-        ("resize", resize, ("letterbox", "stretch")),
+        ("resize", resize, RESIZES),
         ("interpolation", interpolation, ("area", "linear")),
     ):
         if value not in choices:
@@ -76,7 +79,8 @@ def fit(
 def place(width: int, height: int, size: int, resize: str) -> Placement:
     """Where `fit` puts an image of width x height px."""
     w, h = _sides(width, height, size, resize)
-    return Placement(w / width, h / height, (size - w) // 2, (size - h) // 2)
+    left, top = ((size - w) // 2, (size - h) // 2) if resize == "letterbox" else (0, 0)
+    return Placement(w / width, h / height, left, top)
 
 
 def _sides(width: int, height: int, size: int, resize: str) -> tuple[int, int]:

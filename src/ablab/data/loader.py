@@ -109,7 +109,8 @@ class Loader:
             out[:] = self._fitted[index][0]
             rows = self._in_network(index)
         else:
-            rows = augmented(index, draws, self._content, self.preprocess["pad"], out)
+            top_left = self.preprocess["resize"] == "letterbox_top_left"
+            rows = augmented(index, draws, self._content, self.preprocess["pad"], out, top_left=top_left)
         rows = clip(rows, 0, 0, self.imgsz, self.imgsz)
         return rows[kept(rows, self.imgsz), :5]
 

@@ -1,4 +1,4 @@
-"""The convolution block every part is built from, and C3, the block of cross-stage partial networks.
+"""The convolution blocks every part is built from, and C3, the block of cross-stage partial networks.
 
 Maps are (B, C, H, W) throughout. Convolutions before a BatchNorm carry no bias: its shift already is one.
 """
@@ -17,12 +17,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.1, inplace=True),
     "relu6": lambda: nn.ReLU6(inplace=True),
+    "hardswish": nn.Hardswish,
     "none": nn.Identity,
 }
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of that name: silu, relu, leaky_relu (slope 0.1), relu6 or none.
+    """The activation of that name: silu, relu, leaky_relu (slope 0.1), relu6, hardswish or none.
 
     Raises UserError for any other name.
     """
@@ -74,13 +75,59 @@ class ConvBNAct(nn.Sequential):
 _activation = activation  # the constructor's argument hides the name
 
 
-class Bottleneck(nn.Module):
-    """1×1 then 3×3 convolution at constant width, plus the input where `shortcut` (He et al. 2016)."""
+class SqueezeExcite(nn.Module):
+    """Channels weighted by what the whole map holds: mean, 1×1 to a quarter, ReLU, 1×1 back, gate, times the input.
 
-    def __init__(self, channels: int, *, shortcut: bool, activation: str) -> None:
+    As Hu et al. 2018 but for the gate, which is SiLU where theirs is a sigmoid: YOLOv5-Lite's. (B, C, H, W) → same.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, channels // 4, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels // 4, channels, 1),
+            nn.SiLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+
+class DepthwiseSeparable(nn.Sequential):
+    """A depthwise convolution, then a 1×1, each with BatchNorm and activation (Howard et al. 2017, "MobileNets").
+
+    (B, in, H, W) → (B, out, H/stride, W/stride). `squeeze` puts a SqueezeExcite between the two, as PP-LCNet does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        squeeze: bool = False,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.depthwise = ConvBNAct(in_channels, in_channels, kernel, stride, groups=in_channels, activation=activation)
+        self.squeeze = SqueezeExcite(in_channels) if squeeze else nn.Identity()
+        self.point = ConvBNAct(in_channels, out_channels, activation=activation)
+
+
+class Bottleneck(nn.Module):
+    """1×1 then 3×3 convolution at constant width, plus the input where `shortcut` (He et al. 2016).
+
+    `depthwise` makes the 3×3 a depthwise separable one.
+    """
+
+    def __init__(self, channels: int, *, shortcut: bool, activation: str, depthwise: bool = False) -> None:
+        super().__init__()
+        conv = DepthwiseSeparable if depthwise else ConvBNAct
         self.reduce = ConvBNAct(channels, channels, 1, activation=activation)
-        self.conv = ConvBNAct(channels, channels, 3, activation=activation)
+        self.conv = conv(channels, channels, 3, activation=activation)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +139,8 @@ class C3(nn.Module):
     """Two branches of width × out channels, `count` bottlenecks in one, joined by a 1×1 convolution.
 
     Three convolutions around CSP's split (Wang et al. 2020, "CSPNet"), as YOLOv5 has it since v4.0.
-    `count` is the number of bottlenecks there really are. Raises UserError when `width` leaves no channel.
+    `count` is the number of bottlenecks there really are; `depthwise` makes their 3×3 convolutions depthwise separable
+    (YOLOX-Nano). Raises UserError when `width` leaves no channel.
     """
 
     def __init__(
@@ -103,6 +151,7 @@ class C3(nn.Module):
         count: int,
         width: float = 0.5,
         shortcut: bool = True,
+        depthwise: bool = False,
         activation: str = "silu",
     ) -> None:
         super().__init__()
@@ -116,7 +165,7 @@ class C3(nn.Module):
         self.side = ConvBNAct(in_channels, hidden, activation=activation)
         self.join = ConvBNAct(2 * hidden, out_channels, activation=activation)
         self.bottlenecks = nn.Sequential(
-            *(Bottleneck(hidden, shortcut=shortcut, activation=activation) for _ in range(count))
+            *(Bottleneck(hidden, shortcut=shortcut, depthwise=depthwise, activation=activation) for _ in range(count))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -150,12 +150,16 @@ def _part_class(group: str, config: Mapping[str, Any]) -> tuple[type[nn.Module],
 
 
 def fuse(detector: Detector) -> Detector:
-    """A copy in eval mode, BatchNorms folded into the convolutions they follow; same outputs up to rounding.
+    """A copy in eval mode as it is deployed: the same outputs up to rounding.
 
-    Only children of a plain Sequential or a ConvBNAct are folded, since there the order of the children is the order
-    of computation; that is every BatchNorm of this package. Each fold takes 2c parameters away and adds c.
+    A module that has another form when deployed says so by a method `deployed() -> Module`, called in eval mode, whose
+    result takes its place (RepVGG's branches become one convolution). Then BatchNorms are folded into the convolutions
+    they follow: children of a plain Sequential or a ConvBNAct, since there the order of the children is the order of
+    computation; that is every BatchNorm behind a convolution in this package. Each fold takes 2c parameters away and
+    adds c.
     """
     fused = copy.deepcopy(detector).eval()
+    _deploy(fused)
     for module in list(fused.modules()):
         if type(module).forward not in (nn.Sequential.forward, ConvBNAct.forward):
             continue
@@ -167,4 +171,14 @@ def fuse(detector: Detector) -> Detector:
                 folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
                 setattr(module, first, folded)
                 delattr(module, second)
-    return fused
+    return fused.eval()
+
+
+def _deploy(module: nn.Module) -> None:
+    """Replace, within `module`, every module that has a deployed form by that."""
+    for name, child in module.named_children():
+        deployed = getattr(child, "deployed", None)
+        if callable(deployed):
+            setattr(module, name, deployed())
+        else:
+            _deploy(child)

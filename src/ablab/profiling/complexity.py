@@ -1,5 +1,4 @@
-"""Counts: parameters, multiply-accumulates by thop and exactly, file sizes; as trained and with BatchNorm
-folded.
+"""Counts: parameters, multiply-accumulates by thop and exactly, file sizes; as trained and as deployed.
 
 Two counts of MACs stand side by side because they differ. conv_macs is exact for convolutions and ignores the
 rest. thop 0.1 counts convolutions (without their biases) and linear layers, 4 per element of an affine
@@ -24,8 +23,8 @@ def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
     """The cost of one `imgsz` px image: the profile stage's numbers. `detector` stays as it is.
 
     flops = 2 × thop_macs. params are learnable ones; params_stored adds BatchNorm's running means and
-    variances, what a weights file holds. *_fused: after folding BatchNorm into the convolutions. Sizes in MB
-    (10⁶ bytes).
+    variances, what a weights file holds. *_fused: of the deployed form, as `models.detector.fuse` makes it. Sizes in
+    MB (10⁶ bytes).
     """
     numbers: dict[str, Any] = {"imgsz": imgsz}
     numbers |= _macs(detector, imgsz, "")

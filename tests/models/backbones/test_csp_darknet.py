@@ -6,10 +6,11 @@ import torch
 from ablab.errors import UserError
 from ablab.models.backbones.csp_darknet import CSPDarknet
 from ablab.models.blocks import C3
+from ablab.models.rep_vgg import RepVGG
 from ablab.models.spp import SPP, SPPF
 
 
-def backbone(stride=2, channels=(8, 16, 24, 32), counts=(1, 2, 3, 1), tail="sppf"):
+def backbone(stride=2, channels=(8, 16, 24, 32), counts=(1, 2, 3, 1), tail="sppf", down="conv"):
     return CSPDarknet(
         [8],
         [stride],
@@ -18,6 +19,7 @@ def backbone(stride=2, channels=(8, 16, 24, 32), counts=(1, 2, 3, 1), tail="sppf
         c3={"width": 0.5},
         tail=tail,
         activation="silu",
+        down=down,
     )
 
 
@@ -43,13 +45,27 @@ def test_tails():
     assert all(b.shortcut for b in v6[1].bottlenecks)
 
 
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_stage_begins_with_the_down_asked_for(stride):
+    net = backbone(stride, down="rep_vgg")
+    assert [type(stage[0]) for stage in net.stages] == [RepVGG] * 4
+    assert [stage[0].same is None for stage in net.stages] == [stride == 2, True, True, True]
+    size = 64 // stride
+    assert [m.shape[-1] for m in net(torch.rand(2, 8, size, size))] == [8, 4, 2]
+
+
 def test_counts_are_counts():
     assert [len(stage[1].bottlenecks) for stage in backbone(counts=(3, 1, 4, 2)).stages] == [3, 1, 4, 2]
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
-    [({"stride": 8}, "stride 8"), ({"counts": (1, 1, 1)}, "4 and 3"), ({"tail": "sppff"}, "Did you mean 'sppf'")],
+    [
+        ({"stride": 8}, "stride 8"),
+        ({"counts": (1, 1, 1)}, "4 and 3"),
+        ({"tail": "sppff"}, "Did you mean 'sppf'"),
+        ({"down": "repvgg"}, "Did you mean 'rep_vgg'"),
+    ],
 )
 def test_mistakes(keys, message):
     with pytest.raises(UserError, match=message):

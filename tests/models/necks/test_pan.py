@@ -7,13 +7,14 @@ from ablab.errors import UserError
 from ablab.models.necks.pan import PAN
 
 
-def pan(channels, strides=(8, 16, 32), widths=(8, 12, 16)):
+def pan(channels, strides=(8, 16, 32), widths=(8, 12, 16), **keys):
     return PAN(
         list(channels),
         list(strides),
         channels=list(widths),
         c3={"count": 1, "width": 0.5, "shortcut": False},
         activation="silu",
+        **keys,
     )
 
 
@@ -35,6 +36,14 @@ def test_two_and_four_levels():
         neck = pan([8] * levels, strides, [8] * levels)
         outs = neck([torch.rand(2, 8, 128 // s, 128 // s) for s in strides])
         assert [o.shape[-1] for o in outs] == [128 // s for s in strides]
+
+
+def test_down_is_the_one_asked_for():
+    for name, kernel in (("lcnet", 5), ("separable", 3)):
+        neck = pan((8, 8, 8), down=name)
+        assert [down.depthwise.conv.kernel_size for down in neck.down] == [(kernel, kernel)] * 2
+    with pytest.raises(UserError, match="Did you mean 'lcnet'"):
+        pan((8, 8, 8), down="lcnett")
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,25 @@ from ablab.data.augment.several import Content, copy_paste, mixup, mosaic, weigh
 
 
 def augmented(
-    index: int, draws: Draws, content: Callable[[int], Content], pad: int, out: NDArray[np.uint8]
+    index: int,
+    draws: Draws,
+    content: Callable[[int], Content],
+    pad: int,
+    out: NDArray[np.uint8],
+    *,
+    top_left: bool = False,
 ) -> NDArray[np.float32]:
     """Write the augmented image `index` into the square `out` (S, S, 3) RGB.
 
     content: an image of the dataset as it lies in the network's input, without padding, and its rows in its own px.
-    pad: grey of the new area. Returns its rows (geometry.py) in px of `out`, not clipped to it.
+    pad: grey of the new area. top_left: where an image lies that nothing moves; else in the middle. Returns its rows
+    (geometry.py) in px of `out`, not clipped to it.
     """
-    rows = _one(index, draws, content, pad, out, second=False)
+    rows = _one(index, draws, content, pad, out, top_left, second=False)
     mixed = draws.of("mixup", index)
     if mixed:
         other = np.empty_like(out)
-        more = _one(_partner(mixed[0], draws), draws, content, pad, other, second=True)
+        more = _one(_partner(mixed[0], draws), draws, content, pad, other, top_left, second=True)
         mixup(out, other, weight(mixed[1]))
         rows = np.concatenate((rows, more))
     return rows
@@ -39,6 +46,7 @@ def _one(
     content: Callable[[int], Content],
     pad: int,
     out: NDArray[np.uint8],
+    top_left: bool,
     *,
     second: bool,
 ) -> NDArray[np.float32]:
@@ -57,7 +65,18 @@ def _one(
         left_right=draws.of("flip_lr", index, second) is not None,
         up_down=draws.of("flip_ud", index, second) is not None,
     )
+    if top_left and not together:
+        height, width = picture[0].shape[:2]
+        right, down = _to_corner(width, size, how.left_right), _to_corner(height, size, how.up_down)
+        how = how._replace(shift=(how.shift[0] + right, how.shift[1] + down))
     return put(*picture, how, _colour(draws.config["hsv"], draws.of("hsv", index, second)), pad, out)
+
+
+def _to_corner(length: int, size: int, mirrored: bool) -> int:
+    """How far an axis of `length` px in the middle of `size` has to move to begin at 0, or at the end if it is mirrored
+    afterwards."""
+    before = (size - length) // 2
+    return size - length - before if mirrored else -before
 
 
 def _partner(u: float, draws: Draws) -> int:

@@ -1,13 +1,15 @@
-"""CSPDarknet: stages of one strided 3×3 convolution and one C3 (YOLOv5 v5.0 and v6.0)."""
+"""CSPDarknet: stages of one strided 3×3 convolution and one C3 (YOLOv5 v5.0 and v6.0, YOLOX, YOLOv5-Lite g)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from ablab.errors import UserError, nearest
-from ablab.models.blocks import C3, ConvBNAct
+from ablab.models.blocks import C3
+from ablab.models.down import down as down_named
 from ablab.models.spp import SPP, SPPF
 
 
@@ -19,9 +21,10 @@ class CSPDarknet(nn.Module):
     convolution keeps its place and its width but has stride 1, so that all levels stay where they were.
 
     `tail` says what ends the last stage: "spp" as in v5.0 (SPP, then a C3 without shortcuts) or "sppf" as in
-    v6.0 (a C3 with shortcuts, then SPPF). `c3` holds `width`, the hidden share of every C3's channels.
+    v6.0 (a C3 with shortcuts, then SPPF). `c3` holds `width`, the hidden share of every C3's channels, and may hold
+    `depthwise`. `down` names the strided convolution: see ablab.models.down.
 
-    Raises UserError for a stem that ends at another stride, for lists that disagree, for an unknown tail.
+    Raises UserError for a stem that ends at another stride, for lists that disagree, for an unknown tail or down.
     """
 
     def __init__(
@@ -31,9 +34,10 @@ class CSPDarknet(nn.Module):
         *,
         channels: list[int],
         counts: list[int],
-        c3: Mapping[str, float],
+        c3: Mapping[str, Any],
         tail: str,
         activation: str,
+        down: str = "conv",
     ) -> None:
         super().__init__()
         if in_strides[-1] not in (2, 4):
@@ -55,7 +59,7 @@ class CSPDarknet(nn.Module):
             last = index == len(channels) - 1
             shortcut = not (last and tail == "spp")
             stage = nn.Sequential(
-                ConvBNAct(width, out, 3, step, activation=activation),
+                down_named(down, width, out, step, activation),
                 C3(out, out, count=count, shortcut=shortcut, activation=activation, **c3),
             )
             if last and tail == "spp":
