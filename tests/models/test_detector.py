@@ -234,33 +234,27 @@ def test_a_part_may_live_in_the_users_module(parts, tmp_path, monkeypatch):
 
 def test_files_that_describe_one_class_differ_where_they_say_so(parts):
     """YAML files hold every key: where two describe one class, only the point of the second may differ."""
-    big, small = parts("head=anchor")["head"], parts("head=anchor_small")["head"]
-    assert {key for key in big if big[key] != small[key]} == {"anchors"}
-    v6, v5 = parts("backbone=csp_darknet")["backbone"], parts("backbone=csp_darknet_v5")["backbone"]
-    assert {key for key in v6 if v6[key] != v5[key]} == {"counts", "tail"}
-    wide, uniform = parts("neck=pan_c3")["neck"], parts("neck=pan_c3_uniform")["neck"]
-    assert {key for key in wide if wide[key] != uniform[key]} == {"channels"}
-    small, large = (parts(f"backbone=yolo_fastest{size}")["backbone"] for size in ("", "_xl"))
-    assert {key for key in small if small[key] != large[key]} == {"dropout"}
-    v3, v4 = parts("head=darknet_v3")["head"], parts("head=darknet_v4")["head"]
-    assert {key for key in v3 if v3[key] != v4[key]} == {"masks", "scale_x_y", "box_loss", "iou_normalizer"}
-    for group, one, other, point in (
+    for group, one, other, points in (
         ("stem", "conv3x3_pool", "conv3x3_pool_leaky", {"activation"}),
         ("stem", "conv3x3", "conv3x3_relu6", {"activation"}),
-        ("backbone", "shufflenet_v2", "shufflenet_v2_nanodet", {"channels", "activation"}),
-        ("neck", "pan_add", "pan_add_128", {"channels"}),
-        ("head", "gfl", "gfl_deep", {"depth", "reg_max", "activation"}),
-    ):
-        first, second = parts(f"{group}={one}")[group], parts(f"{group}={other}")[group]
-        assert {key for key in first if first[key] != second[key]} == point
-    for group, one, other, points in (
+        ("stem", "conv3x3", "conv3x3_leaky", {"activation"}),
         ("stem", "conv3x3", "conv3x3_hardswish", {"activation"}),
-        ("backbone", "shufflenet_v2", "shufflenet_v2_short", {"repeats"}),
+        ("backbone", "csp_darknet", "csp_darknet_v5", {"counts", "tail"}),
         ("backbone", "csp_darknet_v5", "csp_darknet_rep_vgg", {"down"}),
         ("backbone", "csp_darknet_v5", "csp_darknet_depthwise", {"down", "c3"}),
+        ("backbone", "shufflenet_v2", "shufflenet_v2_short", {"repeats"}),
+        ("backbone", "shufflenet_v2", "shufflenet_v2_nanodet", {"channels", "activation"}),
+        ("backbone", "yolo_fastest", "yolo_fastest_xl", {"dropout"}),
+        ("neck", "pan_c3", "pan_c3_uniform", {"channels"}),
         ("neck", "pan_c3", "pan_c3_lcnet", {"down"}),
         ("neck", "pan_c3", "pan_c3_depthwise", {"down", "c3"}),
         ("neck", "pan_c3_uniform", "pan_c3_uniform_deep", {"c3"}),
+        ("neck", "pan_add", "pan_add_128", {"channels"}),
+        ("head", "anchor", "anchor_small", {"anchors"}),
+        ("head", "darknet_v3", "darknet_v4", {"masks", "scale_x_y", "box_loss", "iou_normalizer"}),
+        ("head", "gfl", "gfl_deep", {"depth", "reg_max", "activation"}),
+        ("eval", "coco", "darknet", {"iou", "max_nms", "max_det", "clip", "precision"}),
+        ("eval", "coco", "nanodet", {"conf"}),
         ("eval", "coco", "yolox", {"conf", "iou"}),
     ):
         first, second = (parts(f"{group}={name}")[group] for name in (one, other))

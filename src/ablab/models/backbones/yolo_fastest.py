@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ablab.errors import UserError
@@ -78,7 +80,7 @@ class YoloFastest(nn.Module):
         width, stride = in_channels[-1], in_strides[-1]
         for out, first, rest, count, end in zip(channels, entry, inner, repeats, STRIDES, strict=True):
             step = max(end // stride, 1)
-            same = {"dropout": dropout, "activation": activation}
+            same: dict[str, Any] = {"dropout": dropout, "activation": activation}
             self.groups.append(
                 nn.Sequential(
                     InvertedResidual(width, first, out, step, shortcut=False, **same),
