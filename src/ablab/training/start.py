@@ -28,9 +28,7 @@ FIRST = "stem.conv"  # the convolution that sees the image
 COUNTS = "num_batches_tracked"  # a BatchNorm's, and not read where it has a momentum
 
 
-def take_over(
-    detector: Detector, path: Path, config: dict[str, Any], sha256: str | None = None
-) -> dict[str, Any]:
+def take_over(detector: Detector, path: Path, config: dict[str, Any], sha256: str | None = None) -> dict[str, Any]:
     """Take over what fits of the weights in `path`, by name and shape; the rest stays as it is.
 
     path: a .safetensors file, or else a state dict that torch saved, alone or under "state_dict" or "model". The names
