@@ -126,8 +126,8 @@ def train(
             found = f"is {passed.loss:.1e}" if passed.loss > LARGEST_LOSS else "is not finite"
             emit({"message": f"epoch {done + 1}: the loss {found}, training stops", "epoch": done + 1})
             break
-        looked = validate(run.ema.detector, done + 1)
-        row |= {"loss": passed.loss, **passed.means} | {k: v for k, v in looked.items() if k != "picture"}
+        judged = validate(run.ema.detector, done + 1)
+        row |= {"loss": passed.loss, **passed.means} | {k: v for k, v in judged.items() if k != "picture"}
         curve.append(row)
         best = _best(curve)
         if best is row:
@@ -135,7 +135,7 @@ def train(
         checkpoint.save(run.state() | {"curve": curve, "steps": steps}, work)
         checkpoint.forget_others(best["epoch"] if best else None, work)
         beside = {"images_per_second": passed.images_per_second}
-        beside |= {"picture": looked["picture"]} if "picture" in looked else {}
+        beside |= {"picture": judged["picture"]} if "picture" in judged else {}
         emit({"message": _words(row, phase["epochs"]), "epochs": phase["epochs"], **row, **beside})
 
     best = _best(curve)
