@@ -84,6 +84,30 @@ def test_boxes_return_to_the_original_image() -> None:
     assert [r["bbox"] for r in results[4:7]] == [[0, 24, 32, 16], [0, 10, 14, 20], [0, 0, 32, 64]]
 
 
+def test_boxes_may_stay_as_they_are_predicted() -> None:
+    data = Dataset(("a", "b"), (7, 3), (sample(8, 128, 64),), ())
+    settings = EVAL | {"clip": False}
+    found = predict(Fixed(), data, imgsz=64, preprocess=PREPROCESS, eval_config=settings, engine=tiny.ENGINE)
+    # as above, but the second reaches 20 px beyond the left edge and 12 above the image, the third 32 px both ways
+    assert [r["bbox"] for r in results(found, data)[:3]] == [[32, 16, 64, 32], [-20, -12, 80, 40], [0, -32, 128, 128]]
+
+
+def test_an_evaluation_may_be_in_fp32_after_a_training_in_less() -> None:
+    dtypes = []
+
+    class Looks(Fixed):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            dtypes.append((x @ x).dtype)
+            return [x]
+
+    data = Dataset(("a", "b"), (7, 3), (sample(1, 64, 64),), ())
+    half = tiny.ENGINE | {"precision": "bf16"}
+    for precision in ("engine", "fp32"):
+        settings = EVAL | {"precision": precision}
+        predict(Looks(), data, imgsz=64, preprocess=PREPROCESS, eval_config=settings, engine=half)
+    assert dtypes == [torch.bfloat16, torch.float32]
+
+
 def test_stretch_scales_each_side() -> None:
     results = run(Fixed(), Dataset(("a", "b"), (7, 3), (sample(1, 128, 32),), ()), resize="stretch")
     assert results[0]["bbox"] == [32, 12, 64, 8]

@@ -62,7 +62,6 @@ def test_ap_and_detections_are_those_of_another_runtime(model: str, file: str, r
     expected = json.loads((reference / f"{file}.reference-ap.json").read_text())
     assert numbers["map"] == pytest.approx(expected["AP"], abs=0.001)
     assert numbers["map50"] == pytest.approx(expected["AP50"], abs=0.001)
-    assert numbers["map75"] == pytest.approx(expected["AP75"], abs=0.002)
 
     theirs = json.loads((reference / f"{file}.reference-detections.json").read_text())
     ours = json.loads((tmp_path / "detections.json").read_text())

@@ -15,7 +15,7 @@ from ablab import tracking
 from ablab.errors import UserError
 from ablab.report import table
 from ablab.report.metrics import AP
-from ablab.report.render import render
+from ablab.report.render import _evaluated, render
 
 STUDY = made.ladder()["name"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -154,3 +154,12 @@ def test_the_footnote_tells_micro_batches_of_the_rows_that_had_them(tmp_path: Pa
     (line,) = (line for line in text.splitlines() if "micro-batches" in line)
     assert line.startswith("- Training of 02: ")
     assert "batch 8, in micro-batches of 4 (BatchNorm sees those), " in line
+
+
+def test_how_an_evaluation_differs_from_cocos_usual_one_is_told() -> None:
+    settings = {"conf": 0.001, "iou": 0.45, "clip": False, "precision": "fp32"}
+    usual = {"conf": 0.001, "iou": 0.45, "clip": True, "precision": "engine"}
+    evaluation = {"data": "cells", "split": "val", "images": 3}
+    told = "on cells val (3 images), score ≥ 0.001, NMS at IoU 0.45"
+    assert _evaluated(evaluation | {"settings": usual}) == told
+    assert _evaluated(evaluation | {"settings": settings}) == f"{told}, boxes not clipped to the image, in fp32"

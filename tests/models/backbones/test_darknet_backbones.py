@@ -37,8 +37,7 @@ def test_levels_do_not_depend_on_where_the_stem_ends(name, stride, size):
 
 def test_shortcuts_drop_what_they_add_in_training_alone():
     torch.manual_seed(0)
-    keys = {"dropout": 0.5, "activation": "leaky_relu"}
-    block, plain = (InvertedResidual(8, 16, 8, shortcut=shortcut, **keys) for shortcut in (True, False))
+    block, plain = (InvertedResidual(8, 16, 8, dropout=share, activation="leaky_relu") for share in (0.5, None))
     x = torch.rand(2, 8, 16, 16)
     added = block.train()(x) - x
     assert (added == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
@@ -50,7 +49,7 @@ def test_shortcuts_drop_what_they_add_in_training_alone():
 def test_blocks_of_a_group():
     net = MAKERS["yolo_fastest"](2)
     assert [len(group) for group in net.groups] == [2, 1, 3, 2, 1, 2]
-    assert all(not group[0].shortcut and all(block.shortcut for block in group[1:]) for group in net.groups)
+    assert all(group[0].dropout is None and all(block.dropout for block in group[1:]) for group in net.groups)
     steps = [group[0].block[1].conv.stride[0] for group in net.groups]
     assert steps == [1, 2, 2, 1, 2, 2]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ablab.errors import UserError
@@ -13,7 +11,8 @@ STRIDES = (2, 4, 8, 8, 16, 32)  # at which the groups of blocks end
 
 
 class InvertedResidual(nn.Module):
-    """1×1 to `inner` channels, depthwise 3×3, 1×1 without activation; where `shortcut`, dropout and plus the input."""
+    """1×1 to `inner` channels, depthwise 3×3, 1×1 without activation; with `dropout`, that much of it drops out in
+    training and the input is added (a block without a shortcut has None)."""
 
     def __init__(
         self,
@@ -22,8 +21,7 @@ class InvertedResidual(nn.Module):
         out_channels: int,
         stride: int = 1,
         *,
-        shortcut: bool,
-        dropout: float,
+        dropout: float | None = None,
         activation: str,
     ) -> None:
         super().__init__()
@@ -32,12 +30,11 @@ class InvertedResidual(nn.Module):
             ConvBNAct(inner, inner, 3, stride, groups=inner, activation=activation),
             ConvBNAct(inner, out_channels, activation="none"),
         )
-        self.dropout = nn.Dropout(dropout)
-        self.shortcut = shortcut
+        self.dropout = None if dropout is None else nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.block(x)
-        return x + self.dropout(y) if self.shortcut else y
+        return y if self.dropout is None else x + self.dropout(y)
 
 
 class YoloFastest(nn.Module):
@@ -80,13 +77,9 @@ class YoloFastest(nn.Module):
         width, stride = in_channels[-1], in_strides[-1]
         for out, first, rest, count, end in zip(channels, entry, inner, repeats, STRIDES, strict=True):
             step = max(end // stride, 1)
-            same: dict[str, Any] = {"dropout": dropout, "activation": activation}
-            self.groups.append(
-                nn.Sequential(
-                    InvertedResidual(width, first, out, step, shortcut=False, **same),
-                    *(InvertedResidual(out, rest, out, shortcut=True, **same) for _ in range(count)),
-                )
-            )
+            entering = InvertedResidual(width, first, out, step, activation=activation)
+            others = (InvertedResidual(out, rest, out, dropout=dropout, activation=activation) for _ in range(count))
+            self.groups.append(nn.Sequential(entering, *others))
             width, stride = out, stride * step
         self.out_channels = channels[-3:]
         self.out_strides = list(STRIDES[-3:])
