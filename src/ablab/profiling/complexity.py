@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.models.detector import Detector, fuse
+from ablab.profiling.elements import by_form
 
 
 def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
 
     flops = 2 × thop_macs. params are learnable ones; params_stored adds BatchNorm's running means and
     variances, what a weights file holds. *_fused: after folding BatchNorm into the convolutions. Sizes in MB
-    (10⁶ bytes).
+    (10⁶ bytes). elements: what else tools count, at `imgsz` and at the largest stride, by profiling.elements.
     """
     numbers: dict[str, Any] = {"imgsz": imgsz}
     numbers |= _macs(detector, imgsz, "")
@@ -34,6 +35,7 @@ def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
     fused = fuse(detector)
     numbers |= _macs(fused, imgsz, "_fused")
     numbers["params_fused"] = sum(p.numel() for p in fused.parameters())
+    numbers["elements"] = by_form(detector, fused, (imgsz, detector.max_stride))
     return numbers | {"size_fp32_mb": stored * 4 / 1e6, "size_fp16_mb": stored * 2 / 1e6}
 
 

@@ -26,7 +26,7 @@ from ablab.config import flatten
 from ablab.stages.declare import ENGINE, LOCATIONS
 from ablab.study.fingerprint import digest
 
-LAYOUT = 1  # part of every digest: raise it when this module writes something else for the same record
+LAYOUT = 2  # part of every digest: raise it when this module writes something else for the same record
 TAG_LIMIT, PARAM_LIMIT, KEY_LIMIT = 5000, 6000, 250  # characters; the least of MLflow 2.10 to 3.x
 DATASET_DIGEST_LIMIT = 36  # characters
 # Groups that say where things are, not what is compared.
@@ -110,6 +110,7 @@ def replicate(study: Mapping[str, Any], variant: Mapping[str, Any], seeded: Mapp
         **pack("ablab.versions", canonical(_versions(stages))),
         **pack("ablab.training", canonical(_training(stages))),
         **pack("ablab.evaluation", canonical(_evaluation(stages))),
+        **pack("ablab.elements", canonical(_elements(stages))),
     }
     curve, metrics = _curves(stages)
     return Replicate(
@@ -158,7 +159,7 @@ def parent(tags: Mapping[str, str]) -> dict[str, Any]:
 def child(tags: Mapping[str, str]) -> dict[str, Any]:
     """A replicate's facts, from its run's tags: what `replicate` packed there."""
     texts = {key: tags.get(f"ablab.{key}", "") for key in ("variant", "model", "seed", "status")}
-    packed = ("levels", "fingerprints", "versions", "training", "evaluation")
+    packed = ("levels", "fingerprints", "versions", "training", "evaluation", "elements")
     facts = {key: json.loads(unpack(tags, f"ablab.{key}") or "null") for key in packed}
     return {**texts, **facts, "reason": unpack(tags, "ablab.reason") or None}
 
@@ -275,6 +276,12 @@ def _evaluation(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
         data = {"data": _data_name(config), "digest": stage.get("data"), "split": config.get("split")}
         return {**data, "images": numbers.get("images"), "settings": settings}
     return None
+
+
+def _elements(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """By input size, what a profile counted besides convolutions: {"320": {form: {size: {kind: elements}}}}."""
+    profiled = _of(stages, "profile")
+    return {str(s["numbers"]["imgsz"]): s["numbers"]["elements"] for s in profiled if "elements" in s["numbers"]} or None
 
 
 def _dataset(stages: list[dict[str, Any]]) -> dict[str, str] | None:

@@ -1,0 +1,67 @@
+"""Constants that several rows of a table may share: factors, and what files hold besides numbers.
+
+Only what rows have in common is proposed: a factor that two rows of a family allow, one of which nothing else
+reproduces; a constant of files that three rows allow, two of which need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ablab.report.published.decimals import Interval, shared, short
+from ablab.report.published.readings import CUT, Array, Cell
+
+AT_LEAST, AT_MOST = 1.05, 20.0  # a factor; what is off by less was counted or rounded otherwise
+LARGEST_FILE = 0.5  # the largest constant of a file, in MB or MiB
+
+Printed = tuple[Cell, Array]  # a cell, and what its network would read under every plain reading
+
+
+def factors(families: Iterable[Sequence[Printed]]) -> list[float]:
+    """Short decimals d, or 1/d, by which all plain values of two or more rows of a family may be off."""
+    found: set[float] = set()
+    for cells in families:
+        fits = [_fits(*one) for one in cells]
+        if all(fits) or len(cells) < 2:
+            continue
+        for reading in range(cells[0][1].size):
+            intervals = {}
+            for number, (cell, values) in enumerate(cells):
+                value = values.flat[reading]
+                if value > 0 and cell.low > 0:
+                    intervals[number] = (cell.low / value, cell.high / value)
+            for low, high in _needed(intervals, fits, least=2, unfit=1):
+                found.update(short(low, high))
+                found.update(1 / d for d in short(1 / high, 1 / low, most=2))
+    return sorted(f for f in found if AT_LEAST <= max(f, 1 / f) <= AT_MOST)
+
+
+def files(cells: Sequence[Printed]) -> list[float]:
+    """Short decimals that files of three or more rows may hold besides their numbers, in the unit of their size."""
+    fits = [_fits(*one) for one in cells]
+    found: set[float] = set()
+    for reading in range(cells[0][1].size if cells else 0):
+        intervals = {}
+        for number, (cell, values) in enumerate(cells):
+            low, high = cell.low - values.flat[reading], cell.high - values.flat[reading]
+            if 0 < low and high <= LARGEST_FILE:
+                intervals[number] = (low, high)
+        for low, high in _needed(intervals, fits, least=3, unfit=2):
+            found.update(short(low, high, most=1))
+    return sorted(found)
+
+
+def _fits(cell: Cell, values: Array) -> bool:
+    return bool(np.min(cell.match(values)) <= CUT)
+
+
+def _needed(intervals: dict[int, Interval], fits: Sequence[bool], least: int, unfit: int) -> list[Interval]:
+    """Where intervals overlap, of `least` rows of which `unfit` fit nothing as they are."""
+    found = []
+    for low, high in shared(intervals.values(), least):
+        here = [number for number, one in intervals.items() if one[0] <= low and high <= one[1]]
+        if sum(not fits[number] for number in here) >= unfit:
+            found.append((low, high))
+    return found
