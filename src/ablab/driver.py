@@ -113,10 +113,11 @@ def measure(asked: list[Override], kinds: set[str], weights: Path | None = None)
 
 
 def render_experiments(asked: list[Override]) -> Path:
-    """Measure the costs of every published row whose detector is built, and write them beside what was published."""
+    """Measure the costs of every published row whose recipe is there, and write them beside what was published."""
     from ablab.report import experiments
+    from ablab.report.published.rows import load_rows
 
-    rows = experiments.load_rows()
+    rows = load_rows()
     study: Study = published(rows, asked)
     config = compose(asked).resolved
     folder = reports_folder(config, study.name)

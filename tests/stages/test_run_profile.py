@@ -23,6 +23,7 @@ def test_numbers(tmp_path: Path) -> None:
     assert set(numbers) == {
         *("imgsz", "thop_macs", "flops", "conv_macs", "params", "params_stored"),
         *("thop_macs_fused", "flops_fused", "conv_macs_fused", "params_fused", "size_fp32_mb", "size_fp16_mb"),
+        "elements",
     }
     with pytest.raises(UserError, match="imgsz=100"):
         profile.run(declared | {"imgsz": 100}, {}, tmp_path, tmp_path, lambda _: None)

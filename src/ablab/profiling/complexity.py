@@ -35,7 +35,7 @@ def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
     fused = fuse(detector)
     numbers |= _macs(fused, imgsz, "_fused")
     numbers["params_fused"] = sum(p.numel() for p in fused.parameters())
-    numbers["elements"] = by_form(detector, fused, (imgsz, detector.max_stride))
+    numbers["elements"] = by_form(detector, fused, imgsz, detector.max_stride)
     return numbers | {"size_fp32_mb": stored * 4 / 1e6, "size_fp16_mb": stored * 2 / 1e6}
 
 

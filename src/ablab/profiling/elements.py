@@ -1,4 +1,4 @@
-"""What counting tools add up besides convolutions: the elements that pass through biases, BatchNorm, activations, pools.
+"""What counting tools add up besides convolutions: elements through biases, BatchNorm, activations and pools.
 
 Tools differ in which of these they count and how dearly; `ablab.report.published.conventions` has their rules. Raw
 counts are kept apart here, so that every rule can be applied to one measurement.
@@ -25,24 +25,32 @@ KINDS = (
     "pool_ops",  # comparisons of max pools: kernel area × output elements
     "nearest",  # out of nn.Upsample by nearest neighbour
     "bilinear",  # out of nn.Upsample in another mode
-    "averaged",  # additions and divisions of pools to the mean: (cells + 1) × output elements
+    "averaged",  # additions and divisions of means over whole maps: (cells + 1) × channels
     "added",  # sums of two maps: shortcuts
 )
+COUNTED = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.MaxPool2d, nn.Upsample)
+ELEMENTWISE = (nn.BatchNorm2d, nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish)  # keep shapes as they are
 SUMS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 MEANS = ("mean", "adaptive_avg_pool2d")
 
 
-def by_form(trained: nn.Module, folded: nn.Module, sizes: Iterable[int]) -> dict[str, dict[str, dict[str, int]]]:
-    """{"trained": {"320": {kind: elements}, ...}, "folded": ...} of one image, for each side length in px.
+def by_form(trained: nn.Module, folded: nn.Module, imgsz: int, stride: int) -> dict[str, dict[str, dict[str, int]]]:
+    """{"trained": {"320": {kind: elements}, "32": ...}, "folded": ...}, at `imgsz` px and at the largest stride.
 
-    folded: the same network with BatchNorm in its convolutions. Sizes are text, since a stage's numbers are JSON; kinds
-    of which there are none are left out.
+    folded: the same network with BatchNorm in its convolutions. The stride is left out where the network cannot take so
+    small an image. Sizes are text, since a stage's numbers are JSON; kinds of which there are none are left out.
     """
-    wanted = sorted(set(sizes))
     return {
-        form: {str(size): {k: n for k, n in counts.items() if n} for size, counts in elements(net, wanted).items()}
+        form: {str(size): {k: n for k, n in counts.items() if n} for size, counts in _both(net, imgsz, stride).items()}
         for form, net in (("trained", trained), ("folded", folded))
     }
+
+
+def _both(net: nn.Module, imgsz: int, stride: int) -> dict[int, dict[str, int]]:
+    try:
+        return elements(net, {stride, imgsz})
+    except Exception:  # whatever a part raises where an image is too small for it; else it is raised again
+        return elements(net, [imgsz])
 
 
 def elements(net: nn.Module, sizes: Iterable[int]) -> dict[int, dict[str, int]]:
@@ -65,8 +73,11 @@ def _elements(net: nn.Module, sizes: list[int], device: str) -> dict[int, dict[s
         found.update(_of_module(module, inputs[0], out))
 
     for module in counted.modules():
-        if not list(module.children()):
+        if isinstance(module, COUNTED):
             module.register_forward_hook(add)
+        if device == "meta" and type(module) in ELEMENTWISE:
+            # torch works out the shapes of a BatchNorm in Python, which is half of the time
+            module.forward = _same
     result = {}
     for size in sizes:
         found.clear()
@@ -76,10 +87,17 @@ def _elements(net: nn.Module, sizes: list[int], device: str) -> dict[int, dict[s
     return result
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 def _of_module(module: nn.Module, x: Tensor, out: Tensor) -> dict[str, int]:
     match module:
         case nn.Conv2d():
-            return {"conv_macs": out.numel() * module.weight[0].numel(), "bias": 0 if module.bias is None else out.numel()}
+            return {
+                "conv_macs": out.numel() * module.weight[0].numel(),
+                "bias": 0 if module.bias is None else out.numel(),
+            }
         case nn.BatchNorm2d():
             return {"bn": out.numel()}
         case nn.ReLU() | nn.ReLU6():
@@ -106,6 +124,6 @@ class _Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in SUMS and [getattr(a, "shape", None) for a in args[:2]] == [out.shape] * 2 and out.dim() == 4:
             self.found["added"] += out.numel()
-        elif name in MEANS and args[0].dim() == 4:
+        elif name in MEANS and args[0].dim() == 4 and out.numel() == args[0].shape[:2].numel():
             self.found["averaged"] += args[0].numel() + out.numel()
         return out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablab import machine
-from ablab.config import Override, find_yaml, flatten, read_yaml
+from ablab.config import Override, find_yaml, flatten, read_yaml, yaml_names
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import LOCATIONS
 from ablab.study import command
@@ -159,14 +159,15 @@ def single(name: str, overrides: Iterable[Override], seed: int) -> Study:
 
 
 def published(rows: Iterable[dict[str, Any]], overrides: Iterable[Override]) -> Study:
-    """The rows of `experiments/` whose recipe is built, each at its own input size, as a study of costs."""
+    """The rows of `experiments/` whose recipe is there, each at its own input size, as a study of costs."""
+    recipes = yaml_names("conf/model")
     levels: dict[str, tuple[Override, ...]] = {
         row["id"]: (
             Override("model", row["recipe"], f"experiments, row {row['id']}"),
             Override("eval.resolutions", [row["imgsz"]], f"experiments, row {row['id']}"),
         )
         for row in rows
-        if row["recipe"]
+        if row["recipe"] in recipes
     }
     question = "What do the published detectors cost, measured under one convention?"
     return Study(

@@ -20,8 +20,8 @@ def read(uri: str, study: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     The facts: name, question, design, factors, baseline, seeds, resolutions (of all variants), variants (index, name,
     levels, model, resolutions), git, run_id. A run: run_id, name, variant, model, levels, seed, status, reason,
-    fingerprints, versions, training, evaluation, elements, and MLflow's params, (last) metrics and tags. There may be more runs
-    than the study asks for now: earlier sweeps under its name may have asked for others.
+    fingerprints, versions, training, evaluation, elements, and MLflow's params, (last) metrics and tags. There may be
+    more runs than the study asks for now: earlier sweeps under its name may have asked for others.
 
     Raises UserError where the study is not recorded.
     """

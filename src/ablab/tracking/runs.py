@@ -281,7 +281,9 @@ def _evaluation(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _elements(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
     """By input size, what a profile counted besides convolutions: {"320": {form: {size: {kind: elements}}}}."""
     profiled = _of(stages, "profile")
-    return {str(s["numbers"]["imgsz"]): s["numbers"]["elements"] for s in profiled if "elements" in s["numbers"]} or None
+    return {
+        str(s["numbers"]["imgsz"]): s["numbers"]["elements"] for s in profiled if "elements" in s["numbers"]
+    } or None
 
 
 def _dataset(stages: list[dict[str, Any]]) -> dict[str, str] | None:

@@ -6,7 +6,7 @@ reproduces; a constant of files that three rows allow, two of which need it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def factors(families: Iterable[Sequence[Printed]]) -> list[float]:
         for reading in range(cells[0][1].size):
             intervals = {}
             for number, (cell, values) in enumerate(cells):
-                value = values.flat[reading]
+                value = float(values.flat[reading])
                 if value > 0 and cell.low > 0:
                     intervals[number] = (cell.low / value, cell.high / value)
             for low, high in _needed(intervals, fits, least=2, unfit=1):
@@ -45,8 +45,8 @@ def files(cells: Sequence[Printed]) -> list[float]:
     for reading in range(cells[0][1].size if cells else 0):
         intervals = {}
         for number, (cell, values) in enumerate(cells):
-            low, high = cell.low - values.flat[reading], cell.high - values.flat[reading]
-            if 0 < low and high <= LARGEST_FILE:
+            low, high = cell.low - float(values.flat[reading]), cell.high - float(values.flat[reading])
+            if low > 0 and high <= LARGEST_FILE:
                 intervals[number] = (low, high)
         for low, high in _needed(intervals, fits, least=3, unfit=2):
             found.update(short(low, high, most=1))
@@ -57,7 +57,7 @@ def _fits(cell: Cell, values: Array) -> bool:
     return bool(np.min(cell.match(values)) <= CUT)
 
 
-def _needed(intervals: dict[int, Interval], fits: Sequence[bool], least: int, unfit: int) -> list[Interval]:
+def _needed(intervals: Mapping[int, Interval], fits: Sequence[bool], least: int, unfit: int) -> list[Interval]:
     """Where intervals overlap, of `least` rows of which `unfit` fit nothing as they are."""
     found = []
     for low, high in shared(intervals.values(), least):

@@ -21,6 +21,7 @@ from ablab.report.published.conventions import Network
 from ablab.report.published.readings import CUT, NEVER, OTHER_SIZE, Array, Cell, Level, axes, plain, values
 
 Index = tuple[int, ...]  # a reading: which value on each axis
+Node = tuple[int, ...]  # the rows that stand together: a family, a family in one table, a row
 Order = tuple[int, ...]  # for every row, the row in which its cell was printed
 
 
@@ -29,6 +30,7 @@ class Row:
     """A printed row. network: which one was measured. cells: column -> Cell, of those that were printed."""
 
     id: str
+    name: str
     network: str
     family: str
     table: str
@@ -41,7 +43,8 @@ class Read:
     """How the figure that belongs in a cell came about.
 
     taken: axis -> value. value: what that gives, unrounded, in the figure's unit, at `imgsz` px. how: "rounded", "cut"
-    or "unexplained"; then taken is what the row's group takes. printed: the figure, which stands in the row `printed_in`.
+    or "unexplained", and then taken is what the row's group takes. printed: the figure, which stands in the row
+    `printed_in`.
     """
 
     taken: Mapping[str, Any]
@@ -62,58 +65,64 @@ class Column:
         self.name, self.rows = name, rows
         sizes = {row.imgsz for row in rows} if name == "flops" else set()
         self.plain = [{s: plain(name, networks[row.network], s) for s in {row.imgsz, *sizes}} for row in rows]
-        self.families: dict[str, dict[str, list[int]]] = {}
-        for number, row in enumerate(rows):
-            self.families.setdefault(row.family, {}).setdefault(row.table, []).append(number)
         cells = {n: rows[source].cells.get(name) for n, source in enumerate(order)}
         printed = {n: (cell, self.plain[n][rows[n].imgsz]) for n, cell in cells.items() if cell}
-        together = [rows for groups in self.families.values() for rows in (*groups.values(), _members(groups))]
+        families = self._split(Level.TABLE, tuple(range(len(rows))))
+        together = families + [group for family in families for group in self._split(Level.FAMILY, family)]
         self.axes = axes(
             name,
             candidates.factors([printed[n] for n in members if n in printed] for members in together),
             candidates.files(list(printed.values())) if name == "size" else (),
         )
+        self.figures = set(printed)
         self.costs = {(level, one): [a.cost(level, one) for a in self.axes] for level in Level for one in (False, True)}
-        self.leaves: dict[tuple[int, int], Array | None] = {}
-        self.known: dict[tuple[str, Order], Array] = {}
+        self.known: dict[tuple[Level, Node, Order], Array] = {}
 
     def cost(self, order: Order) -> float:
         """Bits of the cheapest readings, with the cells in this order."""
-        return float(np.min(self._table(order)))
+        return float(np.min(self._bits(Level.TABLE, tuple(range(len(self.rows))), order)))
 
     def differ(self, first: int, second: int) -> bool:
         """Whether two rows print different figures."""
         return self.rows[first].cells.get(self.name) != self.rows[second].cells.get(self.name)
 
-    def _table(self, order: Order) -> Array:
-        costs = self.costs[Level.TABLE, False]
-        families = (self._raised(self._family(family, order), Level.FAMILY, groups) for family, groups in self._groups())
-        return _spread(costs) + sum(families)
+    def _split(self, level: Level, node: Node) -> list[Node]:
+        """The nodes below one: families of a table, a family's groups, a group's rows."""
+        parts: dict[Any, list[int]] = {}
+        for n in node:
+            by = {Level.TABLE: self.rows[n].family, Level.FAMILY: self.rows[n].table}.get(level, n)
+            parts.setdefault(by, []).append(n)
+        return [tuple(part) for part in parts.values()]
 
-    def _groups(self) -> list[tuple[str, list[int]]]:
-        return [(family, _members(groups)) for family, groups in self.families.items()]
+    def _bits(self, level: Level, node: Node, order: Order) -> Array:
+        """Bits of all that stands below a node, for every reading that it may take."""
+        if level is Level.ROW:
+            return self._leaf(node[0], order[node[0]])
+        below = Level(level.value + 1)
+        bits = [self._raised(below, part, order) for part in self._split(level, node)]
+        if level is Level.TABLE:
+            bits.append(_spread(self.costs[level, False]))
+        return np.asarray(sum(bits))
 
-    def _family(self, family: str, order: Order) -> Array:
-        groups = self.families[family]
-        key = family, tuple(order[n] for n in _members(groups))
+    def _raised(self, level: Level, node: Node, order: Order) -> Array:
+        """The same for every reading of the node above: each axis is kept, or another value taken at its cost."""
+        key = level, node, tuple(order[n] for n in node)
         if key not in self.known:
-            raised = [self._raised(self._group(rows, order), Level.GROUP, rows) for rows in groups.values()]
-            self.known[key] = np.asarray(sum(raised))
+            bits = self._bits(level, node, order)
+            for number, cost in enumerate(self.costs[level, self._alone(node)]):
+                best = (bits + _along(cost, number, bits.ndim)).min(axis=number, keepdims=True)
+                bits = np.minimum(bits, best) if self.axes[number].inherited(level) else best
+            self.known[key] = bits
         return self.known[key]
 
-    def _group(self, rows: Sequence[int], order: Order) -> Array:
-        leaves = [(n, self._leaf(n, order[n])) for n in rows]
-        shape = [len(axis.values) for axis in self.axes]
-        return sum((self._raised(leaf, Level.ROW, [n]) for n, leaf in leaves if leaf is not None), np.zeros(shape))
+    def _alone(self, node: Node) -> bool:
+        return len(self.figures.intersection(node)) < 2
 
-    def _leaf(self, row: int, source: int) -> Array | None:
-        """Bits of the cell printed in `source` standing in `row`, under every reading; None: nothing was printed."""
-        if (row, source) not in self.leaves:
-            cell = self.rows[source].cells.get(self.name)
-            self.leaves[row, source] = None if cell is None else self._bits(row, cell)
-        return self.leaves[row, source]
-
-    def _bits(self, row: int, cell: Cell) -> Array:
+    def _leaf(self, row: int, source: int) -> Array:
+        """Bits of the cell printed in `source` standing in `row`, under every reading; 0 where nothing was printed."""
+        cell = self.rows[source].cells.get(self.name)
+        if cell is None:
+            return np.zeros([len(axis.values) for axis in self.axes])
         bits = [self._match(row, size, cell) + self._of_size(row, size) for size in self.plain[row]]
         return np.minimum(np.min(bits, axis=0), cell.unexplained)
 
@@ -128,39 +137,31 @@ class Column:
             bits = bits + _along(said, 0, bits.ndim)
         return bits
 
-    def _raised(self, below: Array, level: Level, rows: Sequence[int]) -> Array:
-        """Bits for every reading of the node above: each axis is kept, or another value taken at its cost."""
-        for number, cost in enumerate(self.costs[level, len(rows) == 1]):
-            best = (below + _along(cost, number, below.ndim)).min(axis=number, keepdims=True)
-            below = np.minimum(below, best) if self.axes[number].inherited(level) else best
-        return below
-
-    def _descended(self, below: Array, above: Index, level: Level, rows: Sequence[int]) -> tuple[Index, float]:
-        """The reading that a node takes under one that takes `above`, and what departing from that costs."""
-        costs = [np.array(cost) for cost in self.costs[level, len(rows) == 1]]
-        for axis, cost, kept in zip(self.axes, costs, above, strict=True):
-            if axis.inherited(level):
-                cost[kept] = 0.0
-        spread = _spread(costs)
-        index = _cheapest(spread + below)
-        return index, float(spread[index])
-
     def readings(self, order: Order) -> tuple[dict[int, Read], set[int]]:
         """The cheapest readings by row, and the rows that cost something of their own."""
-        table = _cheapest(self._table(order))
-        found, strained = {}, set()
-        for family, members in self._groups():
-            of_family, _ = self._descended(self._family(family, order), table, Level.FAMILY, members)
-            for rows in self.families[family].values():
-                of_group, for_group = self._descended(self._group(rows, order), of_family, Level.GROUP, rows)
-                for row in rows:
-                    leaf = self._leaf(row, order[row])
-                    if leaf is None:
-                        continue
-                    of_row, for_row = self._descended(leaf, of_group, Level.ROW, [row])
-                    found[row] = self._read(row, order[row], of_row)
-                    if leaf[of_row] + for_row + (for_group if len(rows) == 1 else 0.0):
-                        strained.add(row)
+        found: dict[int, Read] = {}
+        strained: set[int] = set()
+
+        def descend(level: Level, node: Node, above: Index, paid: float) -> None:
+            bits, costs = self._bits(level, node, order), [np.array(c) for c in self.costs[level, self._alone(node)]]
+            for axis, cost, kept in zip(self.axes, costs, above, strict=True):
+                if axis.inherited(level):
+                    cost[kept] = 0.0
+            departs = _spread(costs)
+            taken = _cheapest(departs + bits)
+            paid += departs[taken] if level is not Level.FAMILY else 0.0
+            if level is not Level.ROW:
+                for part in self._split(level, node):
+                    descend(Level(level.value + 1), part, taken, paid if len(node) == 1 else 0.0)
+            elif self.name in self.rows[order[node[0]]].cells:
+                found[node[0]] = self._read(node[0], order[node[0]], taken)
+                if paid + bits[taken]:
+                    strained.add(node[0])
+
+        everything = tuple(range(len(self.rows)))
+        table = _cheapest(self._bits(Level.TABLE, everything, order))
+        for family in self._split(Level.TABLE, everything):
+            descend(Level.FAMILY, family, table, 0.0)
         return found, strained
 
     def _read(self, row: int, source: int, chosen: Index) -> Read:
@@ -172,10 +173,6 @@ class Column:
         taken = {axis.name: axis.values[i] for axis, i in zip(self.axes, chosen, strict=True)}
         value = float(values(self.plain[row][size], self.axes)[chosen])
         return Read(taken, value, size, how, cell.printed, self.rows[source].id)
-
-
-def _members(groups: Mapping[str, list[int]]) -> list[int]:
-    return [number for rows in groups.values() for number in rows]
 
 
 def _along(cost: Array, axis: int, dimensions: int) -> Array:

@@ -25,7 +25,7 @@ class Swap:
 
 
 def explain(rows: Iterable[Row], networks: Mapping[str, Network]) -> tuple[dict[tuple[str, str], Read], list[Swap]]:
-    """How every figure came about, by (id of the row where it belongs, column), and the rows whose figures were swapped.
+    """How every figure came about, by (id of the row where it belongs, column), and whose figures were swapped.
 
     Rows whose network was not measured are passed over.
     """
@@ -56,7 +56,7 @@ def _best_swap(
             continue
         saved = {n: now[n] - column.cost(_swapped(orders[n], first, second)) for n, column in columns.items()}
         price = SWAPPED + math.log2(rows - 1)
-        choices = [(sum(saved.values()) - price, COLUMNS)]
+        choices: list[tuple[float, tuple[str, ...]]] = [(sum(saved.values()) - price, COLUMNS)]
         choices += [(saved[name] - price - math.log2(len(COLUMNS)), (name,)) for name in COLUMNS]
         gain, names = max(choices)
         if gain > best:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ablab.report.published.column import Read, Row
-from ablab.report.published.conventions import Network, flops
+from ablab.report.published.conventions import Network
 from ablab.report.published.explain import explain
-from ablab.report.published.readings import CUT, Cell
+from ablab.report.published.readings import CUT, Cell, value_of
 
 TABLE = ("dtype", "unit")  # what is compared over a whole column
 FAMILY = ("count", "form", "counted", "never_run")  # what is compared within a family: others have other tools
@@ -50,8 +50,10 @@ def find(rows: Iterable[Row], networks: Mapping[str, Network]) -> tuple[dict[tup
         for kind, value in told:
             by = row.family if kind in OF_A_FAMILY else id if kind in OF_A_ROW else ""
             together.setdefault((kind, column, by, value), []).append(id)
-    ordered = sorted(together.items(), key=lambda one: KINDS.index(one[0][0]))
-    return cells, found + [Finding(kind, column, tuple(ids), value) for (kind, column, _, value), ids in ordered]
+    place = list(known).index
+    for (kind, column, _, value), ids in sorted(together.items(), key=lambda one: KINDS.index(one[0][0])):
+        found.append(Finding(kind, column, tuple(sorted(ids, key=place)), value))
+    return cells, found
 
 
 def _told(row: Row, column: str, read: Read, networks: Mapping[str, Network]) -> Iterator[tuple[str, Any]]:
@@ -81,7 +83,7 @@ def _odd(read: Read, axes: Iterable[str], others: Sequence[Read]) -> Iterator[tu
 
 def unscaled(read: Read, net: Network) -> float:
     """FLOPs in G as the reading counts them, but at the input size itself, in place of the largest stride."""
-    return flops(read.taken["count"], net.at(read.taken["form"], read.imgsz)) * float(read.taken["factor"])
+    return value_of("flops", {**read.taken, "scaled": False}, net, read.imgsz)
 
 
 def reproduces(read: Read, value: float) -> bool:

@@ -1,15 +1,15 @@
 """The ways a printed cost can have come about, and what each assumption costs.
 
-A *reading* of a cell takes one value on every axis of its column: which count, which form, which unit. Costs are in bits,
-as in a minimum description length (Rissanen 1978): naming a value costs more the rarer it is, a row that departs from
-the rows it stands with pays besides, and a cell left unexplained costs what its digits hold. So an assumption is made
-where it explains more than it costs, and one that a family of rows shares is paid for once.
+A *reading* of a cell takes one value on every axis of its column: which count, which form, which unit. Costs are in
+bits, as in a minimum description length (Rissanen 1978): naming a value costs more the rarer it is, a row that departs
+from the rows it stands with pays besides, and a cell left unexplained costs what its digits hold. So an assumption is
+made where it explains more than it costs, and one that a family of rows shares is paid for once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
@@ -25,7 +25,7 @@ from ablab.report.published.decimals import digits_of
 Array = NDArray[np.float64]
 
 COLUMNS = ("flops", "params", "size")
-CUT = 3.0  # digits cut off where they should have been rounded
+CUT = 3.5  # digits cut off where they should have been rounded
 OTHER_SIZE = 4.0  # counted at another input size, before the choice among the sizes
 SWAPPED = 4.0  # two rows have each other's cells, before the choice of the other row
 UNEXPLAINED = 2.0  # nothing reproduces the cell, before its digits
@@ -52,8 +52,9 @@ PLAIN: dict[str, dict[str, dict[Any, float]]] = {  # column -> axis -> value -> 
 # What is one hand's habit throughout a table, and so a family's only where it departs; the rest is each family's own.
 OF_A_TABLE = ("dtype", "unit", "file")
 # What a row pays besides for departing from its group: little where a hand slips, more where it takes another tool.
-DEPARTS = {"dtype": 2.0, "unit": 2.0, "file": 2.0, "counted": 4.0}
-DEPARTS_OTHERWISE = 3.0
+ROW_DEPARTS = {"dtype": 2.0, "unit": 2.0, "file": 2.0, "counted": 4.0}
+ROW_DEPARTS_OTHERWISE = 3.0
+GROUP_DEPARTS = 1.0  # a family in one table from what it does in others
 NO_FACTOR = 6.0  # a row has not what its family is off by: then who else has it
 
 
@@ -117,7 +118,9 @@ class Axis:
         """Bits of choosing each value at this level. one_row: no second row stands below."""
         if level is Level.TABLE and self.name not in OF_A_TABLE:
             return np.zeros(1)  # left to the families
-        more = DEPARTS.get(self.name, DEPARTS_OTHERWISE) if level is Level.ROW else 0.0
+        more = GROUP_DEPARTS if level is Level.GROUP else 0.0
+        if level is Level.ROW:
+            more = ROW_DEPARTS.get(self.name, ROW_DEPARTS_OTHERWISE)
         alone = one_row or (level is not Level.TABLE and self.name in OF_A_TABLE)
         barred = [NEVER if alone and value in self.shared else 0.0 for value in self.values]
         if self.name == "factor" and level is not Level.FAMILY:
@@ -162,6 +165,22 @@ def _plain(column: str, net: Network, size: int, *choice: Any) -> float:
         return numbers(net, *choice) / 1e6
     dtype, unit, counted, never_run = choice
     return numbers(net, counted, never_run) * BYTES[dtype] / UNITS[unit]
+
+
+def value_of(column: str, taken: Mapping[str, Any], net: Network, size: int) -> float:
+    """What one reading gives for a network at `size` px, unrounded."""
+    found = _plain(column, net, size, *(taken[axis] for axis in PLAIN[column]))
+    return found * float(taken["factor"]) + float(taken.get("file", 0.0))
+
+
+def simplest(column: str, net: Network, size: int, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """The reading, on every axis of PLAIN with the first value that changes nothing for this network."""
+    choice = [taken[axis] for axis in PLAIN[column]]
+    value = _plain(column, net, size, *choice)
+    for number, options in enumerate(PLAIN[column].values()):
+        same = ([*choice[:number], option, *choice[number + 1 :]] for option in options)
+        choice = next(one for one in same if math.isclose(_plain(column, net, size, *one), value, rel_tol=1e-9))
+    return {**taken, **dict(zip(PLAIN[column], choice, strict=True))}
 
 
 def values(found: Array, by: Sequence[Axis]) -> Array:
