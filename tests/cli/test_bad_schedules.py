@@ -77,7 +77,7 @@ def test_phases_of_one_s_own_in_a_file_and_both_weights_at_the_end(folder: Folde
     words = [word for word in (*TINY, *SCENES) if not word.startswith("schedule.")]
     # Many large things of one kind, some of which random boxes hit; and no look at val is better than the first.
     still = ["data.digits=[1]", "data.objects=[6,8]", "data.scale=[0.3,0.6]"]
-    still += ["optim=sgd", "optim.lr=1e-9", "optim.bn_momentum=0"]
+    still += ["optim=sgd", "optim.lr=1e-9", "optim.bn_momentum=0", "optim.fit=false"]
     result = folder.run("train", *words, "schedule=mine", "engine=inline", "eval.every=1", *still)
     assert result.code == 0, result.err
     assert "phase 2/2, 9 epochs at 96 px, seed 0: stopped early after 2 of 9 epochs" in result.err

@@ -9,6 +9,7 @@ import pytest
 from ablab.training.schedule import Plan, plan
 
 M40 = {"fit": True, "warmup_epochs": 2, "decay": "cosine", "final_lr": 0.01, "ema": 0.99, "ema_ramp_steps": 50}
+M40 |= {"bn_momentum": 0.1}
 
 
 def test_warm_up_then_cosine() -> None:
@@ -28,8 +29,9 @@ def test_a_line_falls_from_the_first_step() -> None:
 def test_what_is_not_fitted_stays_as_published() -> None:
     """YOLOv5 on 205 images: four steps an epoch, and a warm-up four times as long as the training."""
     published = {"fit": False, "warmup_epochs": 3, "warmup_steps": 250, "decay": "linear", "final_lr": 0.01}
+    published |= {"bn_momentum": 0.03}
     p = plan(published | {"ema": 0.9999, "ema_ramp_steps": 2000}, steps_per_epoch=4, epochs=15)
-    assert (p.steps, p.warmup, p.ema_ramp) == (60, 250, 2000)
+    assert (p.steps, p.warmup, p.ema_ramp, p.bn_momentum) == (60, 250, 2000, 0.03)
     assert p.ema == pytest.approx(0.9999)
     assert p.lr(59) == pytest.approx(60 / 250 * 0.01)
     long = plan(published | {"ema": 0.9999, "ema_ramp_steps": 2000}, steps_per_epoch=100, epochs=15)
@@ -45,7 +47,7 @@ def test_ema_decay_ramps_up() -> None:
 
 def test_long_phase_has_the_recipe_as_written() -> None:
     p = plan(M40, steps_per_epoch=26, epochs=40)
-    assert (p.steps, p.warmup, p.ema_ramp) == (1040, 52, 50)
+    assert (p.steps, p.warmup, p.ema_ramp, p.bn_momentum) == (1040, 52, 50, 0.1)
     assert p.ema == pytest.approx(0.99)
 
 
@@ -53,6 +55,8 @@ def test_short_phase_scales_everything_down() -> None:
     p = plan(M40, steps_per_epoch=20, epochs=3)
     assert (p.steps, p.warmup, p.ema_ramp) == (60, 6, 3)
     assert p.ema == pytest.approx(1 - 1 / 6)  # remembers 6 steps
+    assert p.bn_momentum == 0.25  # 3 steps would be too few
+    assert plan(M40, steps_per_epoch=20, epochs=6).bn_momentum == pytest.approx(1 / 6)
 
 
 @pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (1, 0), (2, 1)])

@@ -81,12 +81,12 @@ def train(
     """
     compute = prepare(engine)
     compute.place(detector)
-    for module in detector.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = optim_config["bn_momentum"]
     optimizers = optim.build(detector, optim_config, phase["lr"], rates, precision=compute.precision)
     open_end, continues, patience = "part" in phase, phase.get("continues", False), phase.get("patience")
     plan = schedule.plan(optim_config, len(loader), math.inf if open_end else phase["epochs"], continues)
+    for module in detector.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = plan.bn_momentum
     run = Step(detector, EMA(detector), optimizers, plan, compute, preprocess, optim_config)
     curve, steps = _resume(work, run, emit)
     ranks.require_equal(len(curve), compute.device)

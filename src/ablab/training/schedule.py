@@ -18,7 +18,8 @@ from typing import Any
 
 WARMUP_SHARE = 0.1  # of the phase's steps, at most
 EMA_SHARE = 0.1  # the EMA's memory 1 / (1 - decay), at most
-RAMP_SHARE = 0.05  # the EMA's ramp, at most
+RAMP_SHARE = 0.05  # the EMA's ramp, and BatchNorm's memory 1 / momentum, at most
+LARGEST_BN_MOMENTUM = 0.25  # a memory of four steps: fewer images are too few
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Plan:
 
     warmup: steps of linear warm-up. decay: "cosine" or "linear". final_lr: the last learning rate as a share of the
     peak. ema: decay in [0, 1) once ramped up. ema_ramp: time constant of the ramp, in steps; 0: no ramp.
+    bn_momentum: the share that a step has in BatchNorm's running statistics.
     """
 
     steps: float
@@ -35,6 +37,7 @@ class Plan:
     ema: float
     ema_ramp: float
     decay: str = "cosine"
+    bn_momentum: float = 0.1
 
     def warm(self, step: int) -> float:
         """The share of the warm-up that is done: from 1 / warmup to 1."""
@@ -58,13 +61,17 @@ class Plan:
 
 
 def plan(optim: dict[str, Any], steps_per_epoch: int, epochs: float, continues: bool = False) -> Plan:
-    """`optim`'s warm-up and EMA for a phase: as asked or, with `fit`, a fixed share of its steps where that is less.
+    """`optim`'s warm-up, EMA and BatchNorm for a phase: as asked or, with `fit`, a fixed share of its steps where that is
+    less.
 
     epochs: infinite for an open end. continues: it is the decay of the phase before, in a line and without ramps.
     """
     steps = max(steps_per_epoch * epochs, 1)
     longest = steps if optim["fit"] else math.inf
     warmup = max(round(optim["warmup_epochs"] * steps_per_epoch), optim.get("warmup_steps", 0))
+    momentum = optim["bn_momentum"]
+    if optim["fit"] and not continues:
+        momentum = max(momentum, min(1 / (RAMP_SHARE * steps), LARGEST_BN_MOMENTUM))
     memory = min(1 / (1 - optim["ema"]), max(EMA_SHARE * longest, 1.0))
     return Plan(
         steps=steps,
@@ -73,4 +80,5 @@ def plan(optim: dict[str, Any], steps_per_epoch: int, epochs: float, continues: 
         ema=1 - 1 / memory,
         ema_ramp=0.0 if continues else min(optim["ema_ramp_steps"], max(RAMP_SHARE * longest, 1.0)),
         decay="linear" if continues else optim["decay"],
+        bn_momentum=momentum,
     )
