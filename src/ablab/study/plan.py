@@ -19,7 +19,7 @@ from ablab.stages.declare import BY_CONTENT, KINDS
 from ablab.store import checksum
 from ablab.study import anchors, budget, command, limits
 from ablab.study.equal import refuse_equal_arms
-from ablab.study.fingerprint import code, digest, modules_of, targets, versions
+from ablab.study.fingerprint import code, digest, libraries_of, modules_of, targets, versions
 from ablab.study.phases import refuse_blind_patience, refuse_lonely_patience, stages_of
 from ablab.study.study import Study, Variant
 
@@ -201,17 +201,29 @@ def settle(
     if classes is None:
         config = compose([*overrides, Override("model.classes", len(names), THE_DATA)]).resolved
     config = config | {"start": start}
+    if config["backbone"].get("pretrained") is not None:  # training's to take over, no part of the network
+        config = config | {"backbone": config["backbone"] | {"pretrained": None}}
     head = anchors.settle(config, description, weights)
     engine = machine.settle(config["engine"])
     return config | {"head": head, "engine": engine}
 
 
 def _content_of_start(composed: Composed) -> dict[str, Any]:
-    """The section `start`, with the whole path and the SHA-256 of its weights if it names some."""
+    """The section `start`, with whole path and SHA-256 of the weights that it or `backbone.pretrained` names."""
     start: dict[str, Any] = composed.resolved["start"]
-    if start["weights"] is None:
+    key, named = "start.weights", start["weights"]
+    if (pretrained := composed.resolved["backbone"].get("pretrained")) is not None:
+        if named is not None:
+            raise UserError(
+                f"backbone.pretrained={pretrained} and start.weights={named}: training starts from one file"
+            )
+        key, named = "backbone.pretrained", pretrained
+    if named is None:
         return start
-    file = Path(start["weights"]).expanduser().resolve()
+    origin = composed.origin(key)
+    if not isinstance(named, str):
+        raise UserError(f"{key}={named} (from {origin}): expected the path of a file of weights, or null")
+    file = Path(named).expanduser().resolve()
     file = file / "weights.safetensors" if file.is_dir() else file
     try:
         stamp = file.stat()
@@ -219,9 +231,8 @@ def _content_of_start(composed: Composed) -> dict[str, Any]:
             raise FileNotFoundError(2, "it is no file")
         return start | {"weights": str(file), "sha256": _checksum(file, stamp.st_size, stamp.st_mtime_ns)}
     except OSError as error:
-        origin = composed.origin("start.weights")
         raise UserError(
-            f"start.weights={start['weights']} (from {origin}): {file} cannot be read: {error.strerror}; expected a "
+            f"{key}={named} (from {origin}): {file} cannot be read: {error.strerror}; expected a "
             "file of weights, or null to start from scratch"
         ) from None
 
@@ -323,7 +334,7 @@ def make(
     digest_of_code = code(implementing)
     if files:
         digest_of_code = digest([digest_of_code, files])
-    used = versions(declared.libraries) | (libraries or {})
+    used = versions(declared.libraries) | libraries_of(targets(part), declared.libraries) | (libraries or {})
     data = content_digest(content, splits) if content else None
     told = {key: value for key, value in flatten(part).items() if not key.startswith(BY_CONTENT)}
     identity = {
