@@ -12,7 +12,7 @@ from typing import Any
 
 from ablab.config import Composed, flatten
 from ablab.errors import UserError, nearest
-from ablab.study import anchors
+from ablab.study import anchors, cutting
 
 SIZE = "whole [32, 16384]"  # px
 AUGMENTATIONS = ("mosaic", "copy_paste", "affine", "hsv", "flip_lr", "flip_ud", "mixup")
@@ -21,6 +21,7 @@ SCALE = "(0, 4] or null"  # of imgsz
 # Key without list indices -> numbers allowed, as an interval. Keys that the chosen groups lack do not matter.
 LIMITS = {
     "model.stem": "whole [1, inf)",
+    "head_prune.ratio": "[0, 1)",
     "schedule.imgsz": SIZE,
     "schedule.large": SIZE,
     "schedule.epochs": "whole [1, inf)",
@@ -71,7 +72,11 @@ LIMITS = {
     "preprocess.mean": "(-inf, inf)",
     "preprocess.std": "(0, inf)",
 }
-CHOICES = {"optim.decay": ("cosine", "linear"), "model.anchors": anchors.CHOICES}
+CHOICES = {
+    "optim.decay": ("cosine", "linear"),
+    "model.anchors": anchors.CHOICES,
+    "head_prune.method": cutting.METHODS,
+}
 LENGTHS = {
     "schedule.scales": 2,
     "schedule.phases.scales": 2,
