@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ablab.models.folding import fold, followed
+from ablab.models.folding import first, fold, followed
 
 
 class Block(nn.Module):
@@ -24,6 +24,17 @@ class Block(nn.Module):
         return self.bn_of_that(self.run_twice(self.run_twice(x)))
 
 
+class Also(nn.Module):
+    """Reads the image beside the convolution."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x) + x.mean()
+
+
 @torch.no_grad()
 def test_only_what_nothing_else_reads_is_folded() -> None:
     torch.manual_seed(0)
@@ -37,6 +48,8 @@ def test_only_what_nothing_else_reads_is_folded() -> None:
     block(image)
     expected = block.eval()(image)
     assert followed(block, image) == [("conv", "bn")]
+    assert first(block, image) == [("conv", "bn")]
+    assert first(Also(block), image) == []
     fold(block, image)
     assert [name for name, module in block.named_modules() if isinstance(module, nn.BatchNorm2d)] == [
         "bn_of_it",

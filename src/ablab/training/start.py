@@ -158,8 +158,8 @@ def _with_our_eps(fitting: dict[str, Tensor], detector: Detector) -> dict[str, T
 def _with_our_input(
     fitting: dict[str, Tensor], preprocess: dict[str, Any], theirs: Published, detector: Detector, path: Path
 ) -> dict[str, Tensor]:
-    """The convolutions that see the image, made for a mean and std of the file's own, for pixels prepared as `preprocess`
-    says: the same outputs but at the image's edge, where zero stands for another colour.
+    """The convolutions that see the image, made for a mean and std of the file's own, for pixels prepared as
+    `preprocess` says: the same outputs but at the image's edge, where zero stands for another colour.
 
     x' = (pixel / 255 - mean) / std is a · x + b of our x = (pixel - ours) / our std; a goes into the kernel, and what
     the kernel makes of b off BatchNorm's mean, or into the bias.
@@ -175,11 +175,11 @@ def _with_our_input(
     if not turned and bool(((a - 1).abs() < 1e-6).all() and (b.abs() < 1e-6).all()):
         return fitting
     side = 2 * detector.max_stride
-    layers = first(copy.deepcopy(detector).eval(), torch.zeros(1, 3, side, side))
+    layers = first(copy.deepcopy(detector).eval(), next(detector.parameters()).new_zeros(1, 3, side, side))
     if not layers or any(not bn and f"{conv}.bias" not in fitting for conv, bn in layers):
         raise UserError(
-            f"{path}: these weights expect (pixel / 255 - {list(theirs.mean)}) / {list(theirs.std)}, and no convolution "
-            "alone sees the image, which could learn another preprocessing: expected preprocess.channels=rgb, "
+            f"{path}: these weights expect (pixel / 255 - {list(theirs.mean)}) / {list(theirs.std)}, and the image is "
+            "not seen by convolutions alone that could be given other pixels: expected preprocess.channels=rgb, "
             f"preprocess.mean={[round(255 * one, 4) for one in theirs.mean]} and "
             f"preprocess.std={[round(255 * one, 4) for one in theirs.std]}"
         )

@@ -15,10 +15,16 @@ from torchvision import models
 from ablab.errors import UserError
 from ablab.models.backbones.timm import TimmBackbone
 from ablab.models.detector import build, fuse
+from ablab.models.published import IMAGENET_MEAN, IMAGENET_STD
 from ablab.training import start
 
 timm = pytest.importorskip("timm", reason="the extra `timm` is not installed")
 SMALL = ["model=v5lite_s", "model.width=0.125", "model.classes=2", "backbone=timm", "stem=builtin"]
+
+PIXELS = [  # by what the file was trained on, of pixels to 255: ImageNet's colours, or -1 to 1
+    ["preprocess.mean=[123.675,116.28,103.53]", "preprocess.std=[58.395,57.12,57.375]"],
+    ["preprocess.mean=[127.5,127.5,127.5]", "preprocess.std=[127.5,127.5,127.5]"],
+]
 
 
 def backbone(name: str, *strides: int) -> TimmBackbone:
@@ -59,13 +65,46 @@ def test_a_file_of_timm_s_gives_timm_s_features(parts: Any, tmp_path: Path, name
     source = {"file": str(file), "num_classes": 1000}
     theirs = timm.create_model(name, features_only=True, out_indices=(2, 3, 4), pretrained=True, pretrained_cfg=source)
     assert {m.eps for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)} == {eps}
-    detector = build(parts(*SMALL, f"backbone.name={name}")).eval()
+    config = parts(*SMALL, f"backbone.name={name}", *PIXELS[name.startswith("tf_")])
+    detector = build(config).eval()
     assert {m.eps for m in detector.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
-    numbers = start.take_over(detector, file)
+    numbers = start.take_over(detector, file, config)
     assert all(name.startswith(("neck.", "head.")) for name in numbers["fresh"])
     image = torch.rand(1, 3, 64, 96)
     for ours, other in zip(detector.backbone(image), theirs.eval()(image), strict=True):
         assert (ours - other).abs().max() < 2e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+@torch.no_grad()
+def test_pixels_prepared_in_another_way_look_the_same(parts: Any, tmp_path: Path, name: str, channels: str) -> None:
+    """Into BatchNorm's mean, or into a convolution's bias; but for the edge, to which zeros are added."""
+    theirs = trained(name).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    config = parts(*SMALL, f"backbone.name={name}", f"preprocess.channels={channels}")  # by 255 alone
+    detector = build(config).eval()
+    start.take_over(detector, tmp_path / "theirs.pth", config)
+    pixels = torch.randint(256, (2, 3, 64, 96)).float()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    seen = (pixels / 255 - mean) / std
+    ours = (pixels if channels == "rgb" else pixels.flip(1)) / 255
+    layers = ("conv1", "bn1") if name == "resnet18" else ("stem.0", "stem.1")
+    found, expected = ours, seen
+    for layer in layers:
+        found, expected = detector.backbone.model.get_submodule(layer)(found), theirs.get_submodule(layer)(expected)
+    inside = (..., slice(2, -2), slice(2, -2)) if name == "resnet18" else ()
+    torch.testing.assert_close(found[inside], expected[inside], rtol=1e-4, atol=1e-4)
+
+
+def test_pixels_that_no_convolution_alone_sees(parts: Any, tmp_path: Path) -> None:
+    """Its first convolution pads the image by itself."""
+    torch.save(trained("tf_mobilenetv3_small_minimal_100").state_dict(), tmp_path / "theirs.pth")
+    config = parts(*SMALL, "backbone.name=tf_mobilenetv3_small_minimal_100")
+    with pytest.raises(
+        UserError, match=r"expected preprocess\.channels=rgb, preprocess\.mean=\[127\.5, 127\.5, 127\.5\]"
+    ):
+        start.take_over(build(config), tmp_path / "theirs.pth", config)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +186,8 @@ def test_what_does_not_fit(keys: dict[str, Any], told: str) -> None:
 
 
 def test_a_file_of_another_width(parts: Any, tmp_path: Path) -> None:
-    detector = build(parts(*SMALL, "backbone.name=mobilenetv3_small_050"))
+    config = parts(*SMALL, "backbone.name=mobilenetv3_small_050")
+    detector = build(config)
     before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     file = tmp_path / "wider.pth"
     torch.save(timm.create_model("mobilenetv3_small_075").state_dict(), file)
@@ -155,15 +195,15 @@ def test_a_file_of_another_width(parts: Any, tmp_path: Path) -> None:
         r"wider\.pth: tensor blocks\.\S+ has shape \S+, backbone\.model\.blocks\.\S+ expects .*mobilenetv3_small_050\?"
     )
     with pytest.raises(UserError, match=told):
-        start.take_over(detector, file)
+        start.take_over(detector, file, config)
     tensors = timm.create_model("mobilenetv3_small_050").state_dict()
     torch.save(tensors | {"blocks.9.0.conv.weight": torch.zeros(2)}, file)
     with pytest.raises(UserError, match=r"blocks\.9\.0\.conv\.weight of shape 2 has no place in this backbone"):
-        start.take_over(detector, file)
+        start.take_over(detector, file, config)
     del tensors["conv_stem.weight"]
     torch.save(tensors, file)
     with pytest.raises(UserError, match=r"conv_stem\.weight is missing"):
-        start.take_over(detector, file)
+        start.take_over(detector, file, config)
     assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
 
 

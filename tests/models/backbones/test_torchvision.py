@@ -18,6 +18,8 @@ from ablab.training import start
 
 SMALL = ["model=v5lite_s", "model.width=0.125", "model.classes=2", "backbone=torchvision", "stem=builtin"]
 
+IMAGENET = ["preprocess.mean=[123.675,116.28,103.53]", "preprocess.std=[58.395,57.12,57.375]"]  # of pixels to 255
+
 
 def backbone(name: str, *strides: int, nodes: list[str] | None = None) -> TorchvisionBackbone:
     return TorchvisionBackbone([3], [1], name=name, strides=list(strides or (8, 16, 32)), nodes=nodes)
@@ -54,8 +56,9 @@ def test_a_file_of_torchvision_s_gives_torchvision_s_features(parts: Any, tmp_pa
             module.running_var.uniform_(0.5, 1.5)
             module.running_var[0] = 1e-3
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    detector = build(parts(*SMALL, f"backbone.name={name}")).eval()
-    numbers = start.take_over(detector, tmp_path / "theirs.pth")
+    config = parts(*SMALL, f"backbone.name={name}", *IMAGENET)
+    detector = build(config).eval()
+    numbers = start.take_over(detector, tmp_path / "theirs.pth", config)
     assert all(name.startswith(("neck.", "head.")) for name in numbers["fresh"])
     image = torch.rand(1, 3, 64, 96)
     for ours, other in zip(detector.backbone(image), by_hand(theirs.eval(), image), strict=True):

@@ -55,11 +55,16 @@ class TimmBackbone(nn.Module):
         return list(self.model.forward_intermediates(image, indices=self._indices, intermediates_only=True))
 
     def published(self) -> Published:
-        """Timm's own files for this name; they may hold what follows the last map, too."""
+        """Timm's own files for this name; they may hold what follows the last map, too. Their pixels are taken to be
+        those of the name's first file."""
+        pixels = self.model.pretrained_cfg
         ours = [key for key in self.model.state_dict() if not key.endswith("num_batches_tracked")]
-        rest = tuple(key for key in self._whole if key not in ours)
         return Published(
-            {f"backbone.model.{key}": key for key in ours}, rest, f"is the file one of timm's {self.name}?"
+            {f"backbone.model.{key}": key for key in ours},
+            tuple(key for key in self._whole if key not in ours),
+            f"is the file one of timm's {self.name}?",
+            tuple(pixels["mean"]),
+            tuple(pixels["std"]),
         )
 
 
