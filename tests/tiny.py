@@ -24,6 +24,7 @@ def config(*overrides: str) -> dict[str, Any]:
         "phase": resolved["schedule"]["phases"][0] | {"start_epoch": 0},
         "imgsz": 64,
         "split": "val",
+        "uncut": {},
     }
 
 

@@ -16,6 +16,7 @@ from ablab.models.detector import build, fuse
 
 TARGETS = torch.tensor([[0, 1, 4.0, 6, 30, 40], [1, 0, 20.0, 10, 60, 63]])
 SMALL = ["model.width=0.125", "model.classes=2"]
+OWN_STEM = ("timm", "torchvision")  # backbones that go with stem=builtin alone
 CHOICES = {group: groups()[group] for group in ("stem", "backbone", "neck", "head")}
 
 
@@ -45,7 +46,9 @@ def pairwise():
 
 @pytest.mark.parametrize("names", pairwise(), ids="-".join)
 def test_parts_go_together_or_are_refused_with_both_named(choice, names):
-    """Only a head may refuse, because of the neck's number of levels."""
+    """A backbone may refuse a stem, its own or another's; a head a neck, because of its number of levels."""
+    if "timm" in names:
+        pytest.importorskip("timm", reason="the extra `timm` is not installed")
     torch.manual_seed(0)
     config = {group: choice(group, name) for group, name in zip(CHOICES, names, strict=True)}
     refused, detector = None, None
@@ -53,6 +56,9 @@ def test_parts_go_together_or_are_refused_with_both_named(choice, names):
         detector = build(config)
     except UserError as error:
         refused = str(error)
+    if ("builtin" in names) != any(name in OWN_STEM for name in names):
+        assert re.search(r"backbone \w+ does not fit stem \w+: .*stem", refused)
+        return
     if detector is None:
         neck, head = (config[group]["_target_"].rpartition(".")[2] for group in ("neck", "head"))
         levels = "levels.* the maps that come have the strides"
@@ -75,7 +81,7 @@ def test_parts_go_together_or_are_refused_with_both_named(choice, names):
 
 def test_every_neck_has_a_head_and_every_head_a_neck(choice):
     fitting = set()
-    first = {group: choice(group, CHOICES[group][0]) for group in ("stem", "backbone")}
+    first = {"stem": choice("stem", "conv3x3"), "backbone": choice("backbone", "csp_darknet")}
     for neck, head in itertools.product(CHOICES["neck"], CHOICES["head"]):
         with contextlib.suppress(UserError):
             build(first | {"neck": choice("neck", neck), "head": choice("head", head)})
@@ -113,7 +119,7 @@ def test_the_deployed_form_does_the_same_without_a_batchnorm_behind_a_convolutio
             assert (a - b).abs().max() < tolerance * a.abs().max()
 
 
-def test_fuse_leaves_alone_what_it_cannot_read(choice):
+def test_fuse_leaves_alone_what_it_cannot_read(parts):
     class Odd(nn.Module):
         """Its children are in an order in which they are not used."""
 
@@ -125,7 +131,7 @@ def test_fuse_leaves_alone_what_it_cannot_read(choice):
         def forward(self, x):
             return self.conv(self.bn(x))
 
-    detector = build({group: choice(group, names[0]) for group, names in CHOICES.items()})
+    detector = build(parts("model=yolov5n", *SMALL))
     rest = detector.stem
     detector.stem = nn.Sequential(Odd(), rest)
     images = torch.rand(2, 3, 64, 64)
@@ -134,8 +140,8 @@ def test_fuse_leaves_alone_what_it_cannot_read(choice):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_batch_norms_have_the_eps_of_yolov5(choice):
-    detector = build({group: choice(group, names[-1]) for group, names in CHOICES.items()})
+def test_batch_norms_have_the_eps_of_yolov5(parts):
+    detector = build(parts("model=v5lite_s", "model.classes=2"))
     assert {m.eps for m in detector.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
 
 

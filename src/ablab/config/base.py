@@ -29,7 +29,7 @@ from ablab.config.overrides import flatten
 from ablab.config.resolve import Resolver
 from ablab.errors import UserError, nearest
 
-READ_BY_ABLAB = ("model.anchors",)  # shared knobs that no part need read
+READ_BY_ABLAB = ("model.anchors", "head_prune.method")  # shared knobs that no part need read
 NO_KNOBS = ("start",)  # root keys, beside the groups, that are not the parts' to read
 
 

@@ -176,11 +176,13 @@ def _require_same_code(stage: Stage) -> None:
     On a cluster a node may have others; on one machine, a file may have been edited since.
     """
     where = machine.host()["machine"]
-    versions = fingerprint.versions(KINDS[stage.kind].libraries)
+    declared = KINDS[stage.kind].libraries
+    versions = fingerprint.versions(declared)
+    versions |= fingerprint.libraries_of(fingerprint.targets(stage.config), declared)
     if other := [
-        f"{name} {found}, not {stage.versions[name]}"
+        f"{name} {found}, not {stage.versions.get(name, 'absent')}"
         for name, found in versions.items()
-        if found != stage.versions[name]
+        if found != stage.versions.get(name)
     ]:
         raise UserError(f"{where}: other libraries than the plan counts: {', '.join(other)}")
     modules = fingerprint.modules_of([KINDS[stage.kind].module, *fingerprint.targets(stage.config)])

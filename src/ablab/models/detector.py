@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ablab.errors import UserError, nearest
 from ablab.models.blocks import ConvBNAct
+from ablab.models.folding import fold
 
 GROUPS = ("stem", "backbone", "neck", "head")
 
@@ -35,6 +36,7 @@ class Detector(nn.Module):
         self.max_stride: int = max(head.out_strides)  # type: ignore[arg-type]
         self.classes: int = head.classes  # type: ignore[assignment]
         self.frozen: tuple[str, ...] = ()
+        self.made_eps: dict[str, float] = {}  # of every BatchNorm by name, as its part made it
 
     def freeze(self, names: Sequence[str]) -> None:
         """Take the parameters of modules, named as in `named_modules`, out of training, and their BatchNorms with them:
@@ -113,9 +115,9 @@ def build(parts: Mapping[str, Any]) -> Detector:
     if missing := [name for name in ("classes", "loss", "decode") if not hasattr(made["head"], name)]:
         raise UserError(f"{before}: a head has classes, loss and decode, this one lacks {', '.join(missing)}")
     detector = Detector(**made)
-    for module in detector.modules():
+    for name, module in detector.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
+            detector.made_eps[name], module.eps = module.eps, 1e-3
     return detector
 
 
@@ -154,9 +156,9 @@ def fuse(detector: Detector) -> Detector:
 
     A module that has another form when deployed says so by a method `deployed() -> Module`, called in eval mode, whose
     result takes its place (RepVGG's branches become one convolution). Then BatchNorms are folded into the convolutions
-    they follow: children of a plain Sequential or a ConvBNAct, since there the order of the children is the order of
-    computation; that is every BatchNorm behind a convolution in this package. Each fold takes 2c parameters away and
-    adds c.
+    they follow: children of a plain Sequential or a ConvBNAct by their order, since it is the order of computation; that
+    is every BatchNorm behind a convolution of this package's own. Those of other libraries' networks are found by
+    running the copy once (ablab.models.folding). Each fold takes 2c parameters away and adds c.
     """
     fused = copy.deepcopy(detector).eval()
     _deploy(fused)
@@ -171,7 +173,11 @@ def fuse(detector: Detector) -> Detector:
                 folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
                 setattr(module, first, folded)
                 delattr(module, second)
-    return fused.eval()
+    fused.eval()
+    if any(isinstance(module, nn.BatchNorm2d) for module in fused.modules()):
+        side = 2 * detector.max_stride
+        fold(fused, next(fused.parameters()).new_zeros(1, 3, side, side))
+    return fused
 
 
 def _deploy(module: nn.Module) -> None:

@@ -42,7 +42,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("data", ("data",), ("opencv-python-headless", "scikit-learn"), check=True),
-        Kind("smoke", (*PARTS, "preprocess", "optim", "start", *ENGINE, "sizes"), ("torch",), check=True),
+        Kind("smoke", (*PARTS, "uncut", "preprocess", "optim", "start", *ENGINE, "sizes"), ("torch",), check=True),
         Kind("profile", (*PARTS, "imgsz"), ("torch", "thop"), check=True),
         Kind(
             "train",
@@ -60,6 +60,11 @@ KINDS = {
                 "seed",
             ),
             NUMERICS,
+        ),
+        Kind(
+            "cut",
+            (*PARTS, "uncut", "preprocess", "data", "engine.device", "engine.threads", "imgsz"),
+            (*NUMERICS, "torch-pruning"),
         ),
         Kind("evaluate", (*PARTS, "preprocess", "data", *EVAL, *ENGINE, "imgsz", "split"), NUMERICS),
         Kind("command", ("command", "data", "engine.threads"), ()),  # libraries: those that its code imports

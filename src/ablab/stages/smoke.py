@@ -19,6 +19,7 @@ from ablab.config import flatten
 from ablab.data.form import Dataset, Sample
 from ablab.data.loader import Loader
 from ablab.errors import UserError
+from ablab.models import prune
 from ablab.models.detector import Detector, build
 from ablab.training import optim, start
 
@@ -32,7 +33,8 @@ def run(
 ) -> dict[str, Any]:
     """Build the detector, decode once and take one training step, at twice the largest stride, on images of noise.
 
-    What training starts from is tried as well: the file, and the names of modules that are frozen or slowed down.
+    What training starts from is tried as well: the file, and the names of modules that are frozen or slowed down; and
+    the cut of the network with the parts `uncut`, if there are such.
     Numbers: params (learnable), bytes_per_px (see `_saved_per_px`), max_stride, out_strides, graph (see `_graph`).
     Raises UserError if parts do not fit, a size is no multiple of the largest stride, or a part breaks its contract;
     OutOfMemoryError.
@@ -71,6 +73,8 @@ def run(
         ):
             optimizer.step()
         graph = _graph(fresh, compute, x, targets.to(compute.device), imgsz)
+        if uncut := config.get("uncut"):
+            prune.cut(build(config | uncut), build(config))  # that it can be cut; gradients decide where
     return {
         "params": sum(p.numel() for p in detector.parameters()),
         "bytes_per_px": bytes_per_px,

@@ -44,6 +44,23 @@ def _version(distribution: str) -> str:
         return "absent"
 
 
+def libraries_of(modules: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of the libraries that these modules import themselves, in addition to those `known` by now."""
+    return _libraries_of(tuple(sorted(set(modules))), frozenset(known), Path.cwd())
+
+
+@cache
+def _libraries_of(modules: tuple[str, ...], known: frozenset[str], folder: Path) -> dict[str, str]:
+    tops: set[str] = set()
+    for module in modules:
+        top = module.partition(".")[0]
+        ours = top == PACKAGE.name
+        root = PACKAGE.parent if ours else _root(top) or folder
+        if (ours or "site-packages" not in root.parts) and (file := _file(module, root)):
+            tops |= {name.partition(".")[0] for name in _scan(file, module)[1]}
+    return installed(tops - known - {PACKAGE.name, ""})
+
+
 def targets(config: Any) -> Iterator[str]:
     """Modules that `_target_` entries of a configuration name."""
     if isinstance(config, dict):

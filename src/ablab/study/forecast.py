@@ -22,7 +22,7 @@ LATEST = 20  # lines that a rate is the median of
 # convolution MACs for a pixel of the input (YOLOv5n's), seconds of a stage that sees no images of one size.
 MACS_PER_SECOND = {"cpu": 1e10, "cuda": 1e12}
 MACS_PER_PX = 5500.0
-FIXED_SECONDS = {"smoke": 3.0, "profile": 3.0}
+FIXED_SECONDS = {"smoke": 3.0, "profile": 3.0, "cut": 3.0}
 IMAGES_PER_SECOND = 300.0  # decoded
 BASE_MB = 1100.0  # resident memory of a process that has imported torch and computed something
 PEAK_MB = {"train": 2000.0, "evaluate": 1500.0}

@@ -13,7 +13,7 @@ from typing import Any
 from ablab.config import Composed, flatten
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import EVAL
-from ablab.study import anchors
+from ablab.study import anchors, cutting
 
 SIZE = "whole [32, 16384]"  # px
 AUGMENTATIONS = ("mosaic", "copy_paste", "affine", "hsv", "flip_lr", "flip_ud", "mixup")
@@ -22,6 +22,7 @@ SCALE = "(0, 4] or null"  # of imgsz
 # Key without list indices -> numbers allowed, as an interval. Keys that the chosen groups lack do not matter.
 LIMITS = {
     "model.stem": "whole [1, inf)",
+    "head_prune.ratio": "[0, 1)",
     "schedule.imgsz": SIZE,
     "schedule.large": SIZE,
     "schedule.epochs": "whole [1, inf)",
@@ -76,6 +77,7 @@ CHOICES = {
     "optim.decay": ("cosine", "linear"),
     "model.anchors": anchors.CHOICES,
     "eval.precision": ("engine", "fp32"),
+    "head_prune.method": cutting.METHODS,
 }
 LENGTHS = {
     "schedule.scales": 2,

@@ -17,9 +17,9 @@ from ablab.config import THE_DATA, Composed, Override, compose, flatten
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import BY_CONTENT, KINDS
 from ablab.store import checksum
-from ablab.study import anchors, budget, command, limits
+from ablab.study import anchors, budget, command, cutting, limits
 from ablab.study.equal import refuse_equal_arms
-from ablab.study.fingerprint import code, digest, modules_of, targets, versions
+from ablab.study.fingerprint import code, digest, libraries_of, modules_of, targets, versions
 from ablab.study.phases import refuse_blind_patience, refuse_lonely_patience, stages_of
 from ablab.study.study import Study, Variant
 
@@ -198,20 +198,36 @@ def settle(
             f"model.classes={classes} (from {composed.origin('model.classes')}), but the data has {len(names)} "
             f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
         )
+    asked = [*overrides]
     if classes is None:
-        config = compose([*overrides, Override("model.classes", len(names), THE_DATA)]).resolved
+        asked.append(Override("model.classes", len(names), THE_DATA))
+        config = compose(asked).resolved
     config = config | {"start": start}
+    if config["backbone"].get("pretrained") is not None:  # training's to take over, no part of the network
+        config = config | {"backbone": config["backbone"] | {"pretrained": None}}
     head = anchors.settle(config, description, weights)
     engine = machine.settle(config["engine"])
-    return config | {"head": head, "engine": engine}
+    settled = config | {"head": head, "engine": engine}
+    uncut = cutting.uncut(settled, asked)
+    return settled | {"uncut": uncut} if uncut else settled
 
 
 def _content_of_start(composed: Composed) -> dict[str, Any]:
-    """The section `start`, with the whole path and the SHA-256 of its weights if it names some."""
+    """The section `start`, with whole path and SHA-256 of the weights that it or `backbone.pretrained` names."""
     start: dict[str, Any] = composed.resolved["start"]
-    if start["weights"] is None:
+    key, named = "start.weights", start["weights"]
+    if (pretrained := composed.resolved["backbone"].get("pretrained")) is not None:
+        if named is not None:
+            raise UserError(
+                f"backbone.pretrained={pretrained} and start.weights={named}: training starts from one file"
+            )
+        key, named = "backbone.pretrained", pretrained
+    if named is None:
         return start
-    file = Path(start["weights"]).expanduser().resolve()
+    origin = composed.origin(key)
+    if not isinstance(named, str):
+        raise UserError(f"{key}={named} (from {origin}): expected the path of a file of weights, or null")
+    file = Path(named).expanduser().resolve()
     file = file / "weights.safetensors" if file.is_dir() else file
     try:
         stamp = file.stat()
@@ -219,9 +235,8 @@ def _content_of_start(composed: Composed) -> dict[str, Any]:
             raise FileNotFoundError(2, "it is no file")
         return start | {"weights": str(file), "sha256": _checksum(file, stamp.st_size, stamp.st_mtime_ns)}
     except OSError as error:
-        origin = composed.origin("start.weights")
         raise UserError(
-            f"start.weights={start['weights']} (from {origin}): {file} cannot be read: {error.strerror}; expected a "
+            f"{key}={named} (from {origin}): {file} cannot be read: {error.strerror}; expected a "
             "file of weights, or null to start from scratch"
         ) from None
 
@@ -258,30 +273,45 @@ def _chain(
     """The stages of one replicate, parents first."""
     memory = config["optim"].get("memory")  # no part of a stage: what is made of it is
     config = config | {"optim": {key: value for key, value in config["optim"].items() if key != "memory"}}
+    wide = config | config.get("uncut", {}) | {"uncut": {}}  # what is trained before a cut
+    config = {"uncut": {}} | config
     phases = config["schedule"]["phases"]
     resolutions = config["eval"]["resolutions"]
     sizes = sorted({*(phase["imgsz"] for phase in phases), *resolutions})
     content = describe(config["data"])
     judged = config["eval"]["split"]
     given = {"weights": file} if (file := config["start"]["weights"]) else {}
-    stages, needs = [], None
+    stages: list[Stage] = []
+    needs: list[dict[str, Any] | None] = []  # of the networks
+    networks = [wide, config] if config["uncut"] else [config]
     if "data" in only:
         stages.append(make("data", "check every image", config, content=content, splits=tuple(content["splits"])))
     if "smoke" in only:
-        smoke = make("smoke", "build, step, decode", config | {"sizes": sizes}, given)
-        needs = built(smoke.fingerprint) if memory else None
-        stages.append(smoke)
+        starts = [given, {}]  # a network that is cut out of another starts from no file
+        smokes = [
+            make("smoke", "build, step, decode", one | {"sizes": sizes}, start)
+            for one, start in zip(networks, starts, strict=False)
+        ]
+        needs = [built(smoke.fingerprint) for smoke in smokes] if memory else []
+        stages += smokes
     if "profile" in only:
         stages += [make("profile", f"{size} px", config | {"imgsz": size}) for size in resolutions]
     trained = {"weights": str(weights)} if weights else {}
     if "train" in only:
         previous: dict[str, str] = given
         watched = ("val",) if config["eval"]["every"] and "val" in content["splits"] else ()
+        whole_epochs = cutting.epochs_before(config) if config["uncut"] else 0
         for label, phase in stages_of(phases):
             refuse_blind_patience(phase, bool(watched))
-            part = config | {"phase": phase, "seed": seed}
-            if needs:
-                fits = budget.micro_batch(memory, config, phase, needs)
+            network = 0 if phase["start_epoch"] < whole_epochs else -1
+            if config["uncut"] and phase["start_epoch"] == whole_epochs:
+                part = config | {"imgsz": phase["imgsz"]}
+                share = f"head by {config['head_prune']['ratio']:g}"
+                stages.append(make("cut", f"{share}, seed {seed}", part, trained, content, ("train",)))
+                previous = {"previous": stages[-1].fingerprint}
+            part = networks[network] | {"phase": phase, "seed": seed}
+            if needs and (measured := needs[network]):
+                fits = budget.micro_batch(memory, part, phase, measured)
                 part = part | {"optim": part["optim"] | {"micro_batch": fits}}
             train = make("train", f"{label}, seed {seed}", part, previous, content, ("train", *watched))
             while config["engine"].get("split_batch") and (size := split(train.fingerprint)):
@@ -323,7 +353,7 @@ def make(
     digest_of_code = code(implementing)
     if files:
         digest_of_code = digest([digest_of_code, files])
-    used = versions(declared.libraries) | (libraries or {})
+    used = versions(declared.libraries) | libraries_of(targets(part), declared.libraries) | (libraries or {})
     data = content_digest(content, splits) if content else None
     told = {key: value for key, value in flatten(part).items() if not key.startswith(BY_CONTENT)}
     identity = {

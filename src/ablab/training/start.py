@@ -5,6 +5,7 @@ Files are never trusted: safetensors, or torch.load(weights_only=True).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import zipfile
@@ -20,12 +21,10 @@ from ablab.config import flatten
 from ablab.errors import UserError
 from ablab.models import darknet_weights
 from ablab.models.detector import Detector
+from ablab.models.folding import first
+from ablab.models.published import Published
 from ablab.training.weights import DESCRIBED, description, shape_of
 
-TORCHVISION_EPS = 1e-5  # of its BatchNorms
-# What torchvision's networks are given: (pixel / 255 - mean) / std, RGB.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FIRST = "stem.conv"  # the convolution that sees the image
 COUNTS = "num_batches_tracked"  # a BatchNorm's, and not read where it has a momentum
 
 
@@ -33,8 +32,8 @@ def take_over(detector: Detector, path: Path, config: dict[str, Any], sha256: st
     """Take over what fits of the weights in `path`, by name and shape; the rest stays as it is.
 
     path: a .safetensors file, darknet's .weights, or else a state dict that torch saved, alone or under "state_dict" or
-    "model". The names are the detector's (ablab's checkpoints), or torchvision's for a backbone that says
-    `torchvision_names`; such a file is taken over whole, its classifier aside, and its first convolution is given the
+    "model". The names are the detector's (ablab's checkpoints), or those of the library that `published` of the
+    backbone tells of; such a file is taken over whole, its classifier aside, and what sees the image is given the
     preprocessing that it expects. Darknet's is taken over whole too, its prediction layers aside if they are for
     another number of classes. config: the detector's parts and `preprocess`. sha256: what the file is expected to hold.
 
@@ -48,11 +47,11 @@ def take_over(detector: Detector, path: Path, config: dict[str, Any], sha256: st
     if sha256 not in (None, digest):
         raise UserError(f"{path}: the file changed while the sweep ran: the same command plans anew")
     expected = {name: tensor for name, tensor in detector.state_dict().items() if not name.endswith(COUNTS)}
-    translate = getattr(detector.backbone, "torchvision_names", None)
-    theirs: dict[str, str] = translate() if translate and not found.keys() & expected.keys() else {}
-    if found.keys() & set(theirs.values()):
+    tell = getattr(detector.backbone, "published", None)
+    theirs: Published | None = tell() if tell and not found.keys() & expected.keys() else None
+    if theirs and found.keys() & set(theirs.names.values()):
         fitting = _translated(found, theirs, expected, path)
-        fitting = _with_our_eps(_with_our_input(fitting, config["preprocess"]), detector)
+        fitting = _with_our_eps(_with_our_input(fitting, config["preprocess"], theirs, detector, path), detector)
     else:
         fitting = _fitting(found, expected, path)
     for name, tensor in fitting.items():
@@ -151,36 +150,53 @@ def _fitting(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) 
 
 
 def _with_our_eps(fitting: dict[str, Tensor], detector: Detector) -> dict[str, Tensor]:
-    """BatchNorms of torchvision's, whose eps is torch's default, scaled to do the same with the detector's eps."""
+    """BatchNorms that were trained with the eps they were made with, scaled to do the same with the detector's."""
     scaled = dict(fitting)
     for name, module in detector.named_modules():
         if isinstance(module, nn.BatchNorm2d) and f"{name}.running_var" in fitting:
             variance = fitting[f"{name}.running_var"]
-            ratio = (variance + module.eps) / (variance + TORCHVISION_EPS)
+            ratio = (variance + module.eps) / (variance + detector.made_eps[name])
             scaled[f"{name}.weight"] = fitting[f"{name}.weight"] * ratio.sqrt()
     return scaled
 
 
-def _with_our_input(fitting: dict[str, Tensor], preprocess: dict[str, Any]) -> dict[str, Tensor]:
-    """The first convolution of torchvision's, made for its own mean and std, for pixels prepared as `preprocess` says:
-    the same outputs but at the image's edge, where zero stands for another colour.
+def _with_our_input(
+    fitting: dict[str, Tensor], preprocess: dict[str, Any], theirs: Published, detector: Detector, path: Path
+) -> dict[str, Tensor]:
+    """The convolutions that see the image, made for a mean and std of the file's own, for pixels prepared as
+    `preprocess` says: the same outputs but at the image's edge, where zero stands for another colour.
 
     x' = (pixel / 255 - mean) / std is a · x + b of our x = (pixel - ours) / our std; a goes into the kernel, and what
-    the kernel makes of b off BatchNorm's mean.
+    the kernel makes of b off BatchNorm's mean, or into the bias.
     """
-    kernel = fitting[f"{FIRST}.conv.weight"]
     mean, std, ours, our_std = (
         torch.tensor(values, dtype=torch.float64)
-        for values in (IMAGENET_MEAN, IMAGENET_STD, preprocess["mean"], preprocess["std"])
+        for values in (theirs.mean, theirs.std, preprocess["mean"], preprocess["std"])
     )
-    if preprocess["channels"] == "bgr":
-        mean, std, kernel = mean.flip(0), std.flip(0), kernel.flip(1)
+    turned = preprocess["channels"] == "bgr"
+    if turned:
+        mean, std = mean.flip(0), std.flip(0)
     a, b = our_std / (255 * std), (ours / 255 - mean) / std
-    shift = (kernel.double() * b.view(1, -1, 1, 1)).sum((1, 2, 3))
-    return fitting | {
-        f"{FIRST}.conv.weight": (kernel.double() * a.view(1, -1, 1, 1)).to(kernel.dtype),
-        f"{FIRST}.bn.running_mean": (fitting[f"{FIRST}.bn.running_mean"].double() - shift).to(kernel.dtype),
-    }
+    if not turned and bool(((a - 1).abs() < 1e-6).all() and (b.abs() < 1e-6).all()):
+        return fitting
+    side = 2 * detector.max_stride
+    layers = first(copy.deepcopy(detector).eval(), next(detector.parameters()).new_zeros(1, 3, side, side))
+    if not layers or any(not bn and f"{conv}.bias" not in fitting for conv, bn in layers):
+        raise UserError(
+            f"{path}: these weights expect (pixel / 255 - {list(theirs.mean)}) / {list(theirs.std)}, and the image is "
+            "not seen by convolutions alone that could be given other pixels: expected preprocess.channels=rgb, "
+            f"preprocess.mean={[round(255 * one, 4) for one in theirs.mean]} and "
+            f"preprocess.std={[round(255 * one, 4) for one in theirs.std]}"
+        )
+    changed = dict(fitting)
+    for conv, bn in layers:
+        kernel = fitting[f"{conv}.weight"]
+        kernel = (kernel.flip(1) if turned else kernel).double()
+        shift = (kernel * b.view(1, -1, 1, 1)).sum((1, 2, 3))
+        changed[f"{conv}.weight"] = (kernel * a.view(1, -1, 1, 1)).to(fitting[f"{conv}.weight"].dtype)
+        name, sign = (f"{bn}.running_mean", -1) if bn else (f"{conv}.bias", 1)
+        changed[name] = (fitting[name].double() + sign * shift).to(fitting[name].dtype)
+    return changed
 
 
 def _differs(path: Path, config: dict[str, Any]) -> list[str]:
@@ -192,21 +208,20 @@ def _differs(path: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _translated(
-    found: dict[str, Tensor], theirs: dict[str, str], expected: dict[str, Tensor], path: Path
+    found: dict[str, Tensor], theirs: Published, expected: dict[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """The tensors of a classifier of torchvision's under our names; every one but the classifier's has to fit."""
-    for ours, name in theirs.items():
+    """The tensors of a published file under our names; every one but what it may hold besides has to fit."""
+    for ours, name in theirs.names.items():
         if ours not in expected:
             raise UserError(f"{path}: its tensor {name} belongs to {ours}, which this network has not")
         if name not in found:
-            raise UserError(f"{path}: tensor {name} is missing, from which {ours} would start")
+            raise UserError(f"{path}: tensor {name} is missing, from which {ours} would start ({theirs.hint})")
         if found[name].shape != expected[ours].shape:
             raise UserError(
                 f"{path}: tensor {name} has shape {shape_of(found[name])}, {ours} expects {shape_of(expected[ours])} "
-                "(torchvision's widths for ShuffleNetV2 1.0x are backbone.channels=[116,232,464], after a stem "
-                "conv3x3_pool of 24 channels)"
+                f"({theirs.hint})"
             )
     for name in found:
-        if name not in theirs.values() and not name.startswith(("fc.", "conv5.")):
+        if name not in theirs.names.values() and not name.startswith(theirs.rest):
             raise UserError(f"{path}: tensor {name} of shape {shape_of(found[name])} has no place in this backbone")
-    return {ours: found[name] for ours, name in theirs.items()}
+    return {ours: found[name] for ours, name in theirs.names.items()}

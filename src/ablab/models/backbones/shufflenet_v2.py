@@ -11,6 +11,7 @@ from torch import Tensor, cat, nn
 
 from ablab.errors import UserError
 from ablab.models.blocks import ConvBNAct
+from ablab.models.published import Published
 
 
 def branch(in_channels: int, out_channels: int, stride: int, activation: str) -> nn.Sequential:
@@ -112,9 +113,9 @@ class ShuffleNetV2(nn.Module):
         self.out_channels = [*channels[:-1], width]
         self.out_strides = [8 * 2**level for level in range(len(channels))]
 
-    def torchvision_names(self) -> dict[str, str]:
-        """The detector's name -> torchvision's, of every tensor that a torchvision.models.shufflenet_v2 holds of the
-        stem (which is to be `conv3x3_pool` or `conv3x3`) and of this backbone.
+    def published(self) -> Published:
+        """Of torchvision.models.shufflenet_v2: every tensor that it holds of the stem (which is to be `conv3x3_pool` or
+        `conv3x3`) and of this backbone.
 
         Theirs counts stages from 2; branch1 is our `side`; a branch is a flat row of convolution, BatchNorm and ReLU,
         the depthwise one without. Counts of batches, which nothing reads here, are left out.
@@ -129,7 +130,12 @@ class ShuffleNetV2(nn.Module):
                     names |= _block(f"{ours}.side.{place}", f"{theirs}.branch1.{conv}", f"{theirs}.branch1.{bn}")
             if any(isinstance(layer, ConvBNAct) for layer in stage):  # type: ignore[attr-defined]
                 names |= _block(f"backbone.stages.{number}.{count}", "conv5.0", "conv5.1")
-        return names
+        return Published(
+            names,
+            ("fc.", "conv5."),
+            "torchvision's widths for ShuffleNetV2 1.0x are backbone.channels=[116,232,464], after a stem conv3x3_pool "
+            "of 24 channels",
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.pool(x)
