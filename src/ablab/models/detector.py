@@ -156,7 +156,7 @@ def fuse(detector: Detector) -> Detector:
 
     A module that has another form when deployed says so by a method `deployed() -> Module`, called in eval mode, whose
     result takes its place (RepVGG's branches become one convolution). Then BatchNorms are folded into the convolutions
-    they follow: children of a plain Sequential or a ConvBNAct by their order, which is the order of computation; that is
+    they follow: children of a plain Sequential or a ConvBNAct by their order, which is that of computation; that is
     every BatchNorm behind a convolution of this package's own. Those of other libraries' networks are found by running
     the copy once (ablab.models.folding). Each fold takes 2c parameters away and adds c.
     """
