@@ -61,8 +61,8 @@ class Plan:
 
 
 def plan(optim: dict[str, Any], steps_per_epoch: int, epochs: float, continues: bool = False) -> Plan:
-    """`optim`'s warm-up, EMA and BatchNorm for a phase: as asked or, with `fit`, a fixed share of its steps where that is
-    less.
+    """`optim`'s warm-up, EMA and BatchNorm for a phase: as asked or, with `fit`, a fixed share of its steps where that
+    is less.
 
     epochs: infinite for an open end. continues: it is the decay of the phase before, in a line and without ramps.
     """
