@@ -23,12 +23,9 @@ CHOICES = {group: groups()[group] for group in ("stem", "backbone", "neck", "hea
 @pytest.fixture(scope="module")
 def choice(parts):
     """choice(group, name): that part, resolved in a small detector. Parts resolve without each other."""
-    longest = max(map(len, CHOICES.values()))
-    resolved = {}
-    for i in range(longest):
-        picks = {group: names[i % len(names)] for group, names in CHOICES.items()}
-        config = parts(*SMALL, *(f"{group}={name}" for group, name in picks.items()))
-        resolved |= {(group, name): config[group] for group, name in picks.items()}
+    resolved = {
+        (group, name): parts(*SMALL, f"{group}={name}")[group] for group, names in CHOICES.items() for name in names
+    }
     return lambda group, name: resolved[group, name]
 
 
