@@ -1,7 +1,8 @@
 """Exact counts of the published networks with 80 classes, measured on the original implementations.
 
 Convolution MACs, elements of biased convolutions and through BatchNorm, and parameters are the original networks' own;
-activations, pools and upsampling follow from their layer tables. Nothing here comes from this package's networks.
+activations, pools and upsampling follow from their layer tables, where their projects count them. Nothing here comes
+from this package's networks.
 """
 
 from __future__ import annotations
