@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ablab.config import Override, compose, flatten, groups, parse, yaml_names
+from ablab.config.multirun import FLAGS, multirun
 from ablab.errors import UserError, nearest
 
-OPTIONS = {"plan": ("--why", "--accept-code"), "train": ("-m", "--multirun"), "data": ("--augmented",)}
+OPTIONS = {"plan": ("--why", "--accept-code"), "train": FLAGS, "profile": FLAGS, "data": ("--augmented",)}
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -104,22 +105,9 @@ def train(words: list[str]) -> int:
 
     With --multirun (-m) Hydra runs one for each combination: `ablab train -m stem=focus,conv3x3 seed=0,1`.
     """
-    if {"-m", "--multirun"} & set(words):
-        from ablab.config.multirun import multirun
-
-        codes: list[int] = []
-        multirun([w for w in words if w not in ("-m", "--multirun")], lambda job: codes.append(_one_of_many(job)))
-        return max(codes, default=DONE)
+    if set(FLAGS) & set(words):
+        return multirun("train", words, lambda job: _train_one(job, one_of_many=True))
     return _train_one(words)
-
-
-def _one_of_many(words: list[str]) -> int:
-    """One job of a multirun: a mistake in it is told, and the others go on."""
-    try:
-        return _train_one(words, one_of_many=True)
-    except UserError as error:
-        print(f"ablab: {' '.join(words)}: {error}", file=sys.stderr)
-        return MISTAKE
 
 
 def _train_one(words: list[str], one_of_many: bool = False) -> int:
@@ -204,30 +192,13 @@ def predict(words: list[str]) -> int:
 
 
 def profile(words: list[str]) -> int:
-    """Costs of a model: `ablab profile model=NAME [eval.resolutions=[320,640]]`; 80 classes unless data is named."""
-    from ablab.console import table
-    from ablab.driver import measure
+    """Costs of a model: `ablab profile model=NAME [eval.resolutions=[320,640]]`; 80 classes unless data is named.
 
-    numbers = measure(parse(words), {"profile"})
-    rows = [
-        [
-            n["imgsz"],
-            form,
-            f"{n[f'flops{key}'] / 1e9:.4f}",
-            f"{n[f'thop_macs{key}'] / 1e9:.4f}",
-            f"{n[f'conv_macs{key}']:,}",
-            f"{n[f'params{key}']:,}",
-            f"{n['params_stored']:,}" if not key else "",
-            f"{n['size_fp32_mb']:.2f}" if not key else "",
-            f"{n['size_fp16_mb']:.2f}" if not key else "",
-        ]
-        for n in numbers
-        for form, key in (("unfused", ""), ("fused", "_fused"))
-    ]
-    costs = ["FLOPs (G)", "thop MACs (G)", "conv MACs"]
-    sizes = ["params", "stored", "fp32 (MB)", "fp16 (MB)"]
-    print(table(["input", "BatchNorm", *costs, *sizes], rows))
-    return DONE
+    With --multirun (-m) of each combination, in one table: `ablab profile -m 'model=glob(*)' head_prune.ratio=0,.5`.
+    """
+    from ablab.profile import profile_verb
+
+    return profile_verb(words)
 
 
 def report(words: list[str]) -> int:

@@ -130,3 +130,12 @@ def test_a_working_folder_of_ones_own_in_a_multirun(folder: Folder) -> None:
     result = folder.run("train", "-m", "stem=mine", *TINY, *SCENES)
     assert result.code == 0, result.err
     assert folder.trainings() == 1
+
+
+def test_a_multirun_of_profile_is_one_table(bare: Folder) -> None:
+    words = ["head_prune.ratio=0.0,0.5", "stem=glob(conv6*)", "model=v5lite_s", "eval.resolutions=[64]"]
+    result = bare.run("profile", "-m", *words)
+    assert result.code == 0, result.err
+    rows = [line.split("|")[1].strip() for line in result.out.splitlines()[2:]]
+    assert rows == [f"head_prune.ratio={ratio} stem=conv6x6" for ratio in (0.0, 0.5) for _ in range(2)]
+    bare.refused("profile", "-m", "stem=glob(zz*)", says=["stem=glob(zz*): none of builtin, conv3x3"])

@@ -1,4 +1,4 @@
-"""Hydra's own multirun behind `ablab train -m`: every combination of `a=1,2`."""
+"""Hydra's own multirun behind `ablab train -m` and `ablab profile -m`: every combination of `a=1,2`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,42 @@ import sys
 from collections.abc import Callable
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from ablab.config import compose, parse, places, shipped
+from ablab.config import compose, groups, parse, places, shipped
 from ablab.errors import UserError
 
 
-def multirun(arguments: list[str], job: Callable[[list[str]], object]) -> None:
+FLAGS = ("-m", "--multirun")
+MISTAKE = 2
+
+
+def multirun(verb: str, arguments: list[str], job: Callable[[list[str]], int]) -> int:
     """Run `job(overrides)` for every combination of `a=1,2`, by whichever sweeper and launcher Hydra is told to use.
 
+    Returns the highest of the jobs' exit codes. A mistake that a job meets is told, counts 2, and the others go on.
     Raises UserError for a wrong key or choice, before any job.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.main import main as hydra_main
 
-    def task(_: DictConfig) -> None:
-        job(list(HydraConfig.get().overrides.task))
+    codes: list[int] = []
 
+    def task(_: DictConfig) -> None:
+        words = list(HydraConfig.get().overrides.task)
+        print(f"{verb} {' '.join(words)}", file=sys.stderr)
+        try:
+            codes.append(job(words))
+        except UserError as error:
+            print(f"ablab: {' '.join(words)}: {error}", file=sys.stderr)
+            codes.append(MISTAKE)
+
+    arguments = [word for word in arguments if word not in FLAGS]
     _check_sweep(arguments)
     own = [place for place in places("conf") if place != shipped("conf")]
-    sys.argv = ["ablab train", "--multirun", "hydra/job_logging=none", *arguments]
+    sys.argv = [f"ablab {verb}", "--multirun", "hydra/job_logging=none", "hydra/hydra_logging=none", *arguments]
     if own:
         sys.argv.append(f"hydra.searchpath=[{','.join(f'file://{place}' for place in own)}]")
     where = str(shipped("conf"))
@@ -35,7 +50,8 @@ def multirun(arguments: list[str], job: Callable[[list[str]], object]) -> None:
     try:
         hydra_main(version_base="1.3", config_path=where, config_name="config")(task)()
     except HydraException as error:
-        raise UserError(f"ablab train --multirun {' '.join(arguments)}: {' '.join(str(error).split())}") from None
+        raise UserError(f"ablab {verb} --multirun {' '.join(arguments)}: {' '.join(str(error).split())}") from None
+    return max(codes, default=0)
 
 
 def _check_sweep(arguments: list[str]) -> None:
@@ -51,7 +67,12 @@ def _check_sweep(arguments: list[str]) -> None:
         except HydraException:
             parse([argument])  # words it
             raise
-        if parsed.is_discrete_sweep():
+        value = parsed.value()
+        if isinstance(value, Glob):
+            known = groups().get(parsed.key_or_group, [])
+            if not value.filter(known):
+                raise UserError(f"{argument}: none of {', '.join(known) or 'any group'} is meant by it")
+        elif parsed.is_discrete_sweep():
             swept.append([f"{parsed.key_or_group}={value}" for value in parsed.sweep_string_iterator()])
         elif not parsed.is_sweep_override():
             fixed.append(argument)
