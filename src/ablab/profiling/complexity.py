@@ -9,7 +9,6 @@ nothing.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ablab.models.detector import Detector, fuse
-from ablab.profiling.elements import by_form
+from ablab.profiling.elements import by_form, counting_copy
 
 
 def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def _count(detector: nn.Module, imgsz: int, device: str) -> tuple[int, int]:
         warnings.simplefilter("ignore")
         import thop
 
-    counted = copy.deepcopy(detector).to(device).eval()  # thop leaves buffers in the modules it has seen
+    counted = counting_copy(detector, device)  # thop leaves buffers in the modules it has seen
     conv_macs = 0
 
     def add(module: nn.Conv2d, _: tuple[Tensor, ...], out: Tensor) -> None:

@@ -66,7 +66,7 @@ def elements(net: nn.Module, sizes: Iterable[int]) -> dict[int, dict[str, int]]:
 
 
 def _elements(net: nn.Module, sizes: list[int], device: str) -> dict[int, dict[str, int]]:
-    counted = copy.deepcopy(net).to(device).eval()
+    counted = counting_copy(net, device)
     found: Counter[str] = Counter()
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -75,9 +75,6 @@ def _elements(net: nn.Module, sizes: list[int], device: str) -> dict[int, dict[s
     for module in counted.modules():
         if isinstance(module, COUNTED):
             module.register_forward_hook(add)
-        if device == "meta" and type(module) in ELEMENTWISE:
-            # torch works out the shapes of a BatchNorm in Python, which is half of the time
-            module.forward = _same
     result = {}
     for size in sizes:
         found.clear()
@@ -85,6 +82,20 @@ def _elements(net: nn.Module, sizes: list[int], device: str) -> dict[int, dict[s
             counted(torch.zeros(1, 3, size, size, device=device))
         result[size] = {kind: found[kind] for kind in KINDS}
     return result
+
+
+def counting_copy(net: nn.Module, device: str) -> nn.Module:
+    """A copy in eval mode to hook counters to: on the meta device without its numbers, and its outputs are shapes alone."""
+    if device != "meta":
+        return copy.deepcopy(net).to(device).eval()
+    made: dict[int, Any] = {id(t): t.to("meta") for t in net.buffers()}
+    made |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
+    copied = copy.deepcopy(net, made).eval()  # takes what was made in place of what it is of
+    for module in copied.modules():
+        if type(module) in ELEMENTWISE:
+            # torch works out the shapes of a BatchNorm in Python, which is half of the time
+            module.forward = _same
+    return copied
 
 
 def _same(x: Tensor) -> Tensor:
