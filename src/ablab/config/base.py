@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -107,7 +107,8 @@ def _groups(search_path: tuple[str, ...]) -> dict[str, list[str]]:
 def compose_choices(choices: dict[str, str], path: tuple[str, ...]) -> Base:
     """Compose once for each combination of choices; Hydra takes tens of milliseconds for it.
 
-    Raises UserError for files that cannot be composed, and for a recipe that sets a part's own key.
+    A recipe may bring a part of its own, whole, under its group; it gives way to one that is chosen for that group.
+    Raises UserError for files that cannot be composed, and for a recipe that sets another part's own key.
     """
     return _compose_choices(tuple(sorted(choices.items())), path)
 
@@ -116,17 +117,17 @@ def compose_choices(choices: dict[str, str], path: tuple[str, ...]) -> Base:
 def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[str, ...]) -> Base:
     loader, read = _loader(search_path)
     repository = CachingConfigRepository(read)
-    parser = OverridesParser.create()
     try:
-        defaults = create_defaults_list(
-            repo=repository,
-            config_name="config",
-            overrides_list=parser.parse_overrides([f"{group}={choice}" for group, choice in choices]),
-            prepend_hydra=False,
-            skip_missing=False,
-        )
+        defaults = _defaults(repository, dict(choices))
         # Read first: composing merges the others into the first one, which the repository keeps.
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
+        if brought := _brought(files):
+            defaults = _defaults(repository, dict(choices), brought - dict(choices).keys())
+            for default in defaults.defaults:
+                if not default.package and (loaded := repository.load_config(str(default.config_path))):
+                    for group in brought & dict(choices).keys():
+                        loaded.config.pop(group, None)
+            files = [_read(default, repository) for default in defaults.defaults if default.config_path]
         _check_recipe(files)
         tree = loader._compose_config_from_defaults_list(defaults.defaults, repository)
     except (HydraException, OmegaConfBaseException) as error:
@@ -139,6 +140,23 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
     tree.pop("hydra", None)
     OmegaConf.set_struct(tree, True)
     return Base(tree, chosen, files)
+
+
+def _defaults(repository: ConfigRepository, choices: dict[str, str], without: Iterable[str] = ()) -> DefaultsList:
+    asked = [*(f"{group}={choice}" for group, choice in choices.items()), *(f"~{group}" for group in without)]
+    return create_defaults_list(
+        repo=repository,
+        config_name="config",
+        overrides_list=OverridesParser.create().parse_overrides(asked),
+        prepend_hydra=False,
+        skip_missing=False,
+    )
+
+
+def _brought(files: list[tuple[str, Path, dict[str, Any]]]) -> set[str]:
+    """Groups for which a recipe brings a part of its own: one that says its `_target_`."""
+    recipes = [content for package, _, content in files if not package]
+    return {group for content in recipes for group, part in content.items() if _has(part, "_target_")}
 
 
 def _read(default: ResultDefault, repository: CachingConfigRepository) -> tuple[str, Path, dict[str, Any]]:
@@ -162,17 +180,20 @@ def _has(content: Any, key: str) -> bool:
 
 
 def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
-    """Refuse a recipe that sets what is no shared knob: a part's own key would leak into whatever part replaces it."""
+    """Refuse a recipe that sets what is no shared knob, unless within a part that it brings: a part's own key alone would
+    leak into whatever part replaces it."""
     root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
     known = groups()
     knobs = [key for key in flatten(root) if is_shared(key, known) and not key.startswith("hydra.")]
     for package, file, content in files:
         if package or content is root:
             continue
+        brought = _brought([(package, file, content)])
         for key in flatten(content):
-            if key not in knobs:
+            if key not in knobs and key.partition(".")[0] not in brought:
                 raise UserError(
-                    f"{shown(file)}: a recipe chooses parts and sets shared knobs; '{key}' is none of them. "
+                    f"{shown(file)}: a recipe chooses parts, or brings whole ones with their _target_, and sets shared "
+                    f"knobs; '{key}' is none of them. "
                     f"{nearest(key, knobs)}"
                 )
 

@@ -38,7 +38,9 @@ def parse(arguments: Iterable[str]) -> list[Override]:
         if not parsed.key_or_group:
             raise UserError(f"'{argument}' is not an override; expected key=value (it names no key)")
         if parsed.is_sweep_override():
-            raise UserError(f"'{argument}' names several values; `ablab train` and `ablab profile` take those with --multirun")
+            raise UserError(
+                f"'{argument}' names several values; `ablab train` and `ablab profile` take those with --multirun"
+            )
         overrides.append(Override(parsed.key_or_group, parsed.value()))
     return overrides
 

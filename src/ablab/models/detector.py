@@ -33,7 +33,9 @@ class Detector(nn.Module):
     def __init__(self, stem: nn.Module, backbone: nn.Module, neck: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.stem, self.backbone, self.neck, self.head = stem, backbone, neck, head
-        self.max_stride: int = max(head.out_strides)  # type: ignore[arg-type]
+        # Of any part: a neck may bring back to a fine map what a backbone halved more often.
+        parts: tuple[Any, ...] = (backbone, neck, head)
+        self.max_stride: int = max(stride for part in parts for stride in part.out_strides)
         self.classes: int = head.classes  # type: ignore[assignment]
         self.frozen: tuple[str, ...] = ()
         self.made_eps: dict[str, float] = {}  # of every BatchNorm by name, as its part made it

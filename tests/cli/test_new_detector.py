@@ -1,0 +1,70 @@
+"""docs/new-detector.md followed to the letter: its files are written, its commands run, and its output is found."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from working_folder import Folder
+
+PAGE = (Path(__file__).parents[2] / "docs/new-detector.md").read_text()
+BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def commands(console: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of every command, and the lines that it is said to print."""
+    for part in console.split("$ ablab ")[1:]:
+        command, *lines = part.splitlines()
+        yield shlex.split(command), lines
+
+
+@pytest.fixture
+def own_module() -> Iterator[None]:
+    yield
+    sys.modules.pop("spot", None)
+
+
+def test_the_page_does_what_it_says(bare: Folder, own_module: None) -> None:
+    blocks = BLOCK.findall(PAGE)
+    assert [name for _, name, _ in blocks if name] == ["spot.py", "conf/model/spot.yaml"]
+    for _, name, text in blocks:
+        if name:
+            bare.write(name, text)
+    ran = []
+    for language, _, text in blocks:
+        for words, lines in commands(text) if language == "console" else ():
+            result = bare.run(*words)
+            refused = any(line.startswith("ablab: ") for line in lines)
+            assert result.code == (2 if refused else 0), result.err
+            printed = result.out + result.err
+            assert [line for line in lines if line not in printed] == [], printed
+            ran.append(words[0])
+            if words[0] == "train":
+                map50 = float(result.out.splitlines()[-1].split("|")[2])
+                assert map50 > 25  # 43 where this was written; without learning it stays at 0
+    assert ran == ["profile", "train", "profile", "profile"]
+    assert bare.trainings() == 1
+
+
+def test_a_part_chosen_in_place_of_the_recipe_s_own_takes_nothing_from_it(bare: Folder, own_module: None) -> None:
+    for _, name, text in BLOCK.findall(PAGE):
+        if name:
+            bare.write(name, text)
+    result = bare.run("config", "model=spot", "neck=pan_c3", "head=anchor", "head.box=0.1")
+    assert result.code == 0, result.err
+    heads = dict(line.split("#")[0].strip().split(": ", 1) for line in result.out.splitlines() if line[:5] == "head.")
+    keys = "_target_ classes anchors anchor_t box obj cls balance"
+    assert heads.keys() == {f"head.{key}" for key in keys.split()}
+    assert heads["head.box"] == "0.1"
+    assert "neck.channels: [" in result.out
+    assert "stem._target_: spot.Stem" in result.out
+    bare.refused("profile", "model=spot", "head.naer=2", says=["head.naer", "Did you mean 'head.near'?"])
+
+
+def test_a_recipe_does_not_set_a_key_of_a_part_that_it_does_not_bring(bare: Folder) -> None:
+    bare.write("conf/model/mine.yaml", "# @package _global_\ndefaults: [_self_]\nhead: {near: 2.0}\n")
+    bare.refused("profile", "model=mine", says=["conf/model/mine.yaml", "'head.near' is none of them"])
