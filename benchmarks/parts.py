@@ -2,9 +2,9 @@
 
 python benchmarks/parts.py [part/parts]     part/parts: such as 2/4, the second quarter of the combinations
 
-At 64 px, two classes and an eighth of the width (the libraries' backbones at theirs). Prints how many combinations there
-are of each outcome and the seconds they took; ends with 1 and names them if any is neither whole nor refused with both
-parts named. The tests take those in which every pair of parts meets; these are all of them: half an hour on one core.
+At 64 px, two classes and an eighth of the width (the libraries' backbones at theirs). Prints how many combinations
+there are of each outcome and the seconds they took; ends with 1 and names them if any is neither whole nor refused with
+both parts named. The tests take those in which every pair of parts meets; these are all of them.
 """
 
 from __future__ import annotations

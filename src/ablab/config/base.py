@@ -123,10 +123,7 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
         if brought := _brought(files):
             defaults = _defaults(repository, dict(choices), brought - dict(choices).keys())
-            for default in defaults.defaults:
-                if not default.package and (loaded := repository.load_config(str(default.config_path))):
-                    for group in brought & dict(choices).keys():
-                        loaded.config.pop(group, None)
+            _drop(brought & dict(choices).keys(), defaults, repository)
             files = [_read(default, repository) for default in defaults.defaults if default.config_path]
         _check_recipe(files)
         tree = loader._compose_config_from_defaults_list(defaults.defaults, repository)
@@ -142,7 +139,9 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
     return Base(tree, chosen, files)
 
 
-def _defaults(repository: ConfigRepository, choices: dict[str, str], without: Iterable[str] = ()) -> DefaultsList:
+def _defaults(
+    repository: CachingConfigRepository, choices: dict[str, str], without: Iterable[str] = ()
+) -> DefaultsList:
     asked = [*(f"{group}={choice}" for group, choice in choices.items()), *(f"~{group}" for group in without)]
     return create_defaults_list(
         repo=repository,
@@ -157,6 +156,15 @@ def _brought(files: list[tuple[str, Path, dict[str, Any]]]) -> set[str]:
     """Groups for which a recipe brings a part of its own: one that says its `_target_`."""
     recipes = [content for package, _, content in files if not package]
     return {group for content in recipes for group, part in content.items() if _has(part, "_target_")}
+
+
+def _drop(brought: set[str], defaults: DefaultsList, repository: CachingConfigRepository) -> None:
+    """Take parts that a recipe brings out of it, for others that were chosen."""
+    for default in defaults.defaults:
+        loaded = repository.load_config(str(default.config_path))
+        if not default.package and loaded is not None and isinstance(loaded.config, DictConfig):
+            for group in brought:
+                loaded.config.pop(group, None)
 
 
 def _read(default: ResultDefault, repository: CachingConfigRepository) -> tuple[str, Path, dict[str, Any]]:
@@ -180,8 +188,8 @@ def _has(content: Any, key: str) -> bool:
 
 
 def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
-    """Refuse a recipe that sets what is no shared knob, unless within a part that it brings: a part's own key alone would
-    leak into whatever part replaces it."""
+    """Refuse a recipe that sets what is no shared knob, unless within a part that it brings: the key of another part
+    would leak into whatever replaces that."""
     root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
     known = groups()
     knobs = [key for key in flatten(root) if is_shared(key, known) and not key.startswith("hydra.")]

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from ablab.config import compose, groups, parse, places, shipped
 from ablab.errors import UserError
 
-
 FLAGS = ("-m", "--multirun")
 MISTAKE = 2
 

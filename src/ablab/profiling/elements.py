@@ -85,7 +85,7 @@ def _elements(net: nn.Module, sizes: list[int], device: str) -> dict[int, dict[s
 
 
 def counting_copy(net: nn.Module, device: str) -> nn.Module:
-    """A copy in eval mode to hook counters to: on the meta device without its numbers, and its outputs are shapes alone."""
+    """A copy in eval mode to hook counters to; on the meta device without numbers, so that outputs are shapes alone."""
     if device != "meta":
         return copy.deepcopy(net).to(device).eval()
     made: dict[int, Any] = {id(t): t.to("meta") for t in net.buffers()}
