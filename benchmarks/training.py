@@ -135,7 +135,7 @@ def whole(config: dict[str, Any], batches: Loader | Ready, epochs: int = 2) -> f
             work=Path(work),
             emit=emit,
         )
-    return IMAGES / (ends[-1] - ends[-2])
+    return len(batches) * config["optim"]["batch"] / (ends[-1] - ends[-2])
 
 
 def bare(config: dict[str, Any], *, channels_last: bool = True) -> Side:
