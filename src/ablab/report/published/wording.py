@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
+import numpy as np
+
 from ablab.report.published.column import Read, Row
 from ablab.report.published.conventions import Network
 from ablab.report.published.findings import Finding, unscaled
-from ablab.report.published.readings import COLUMNS, simplest, value_of
+from ablab.report.published.readings import COLUMNS, PLAIN, Cell, simplest, value_of
 
 NAMES = {"flops": "FLOPs", "params": "params", "size": "size"}
 UNITS = {"flops": " G", "params": " M", "size": ""}
@@ -71,13 +73,22 @@ class Wording:
 
     def cut(self, findings: Sequence[Finding]) -> str:
         """All figures whose digits were cut off, in one sentence."""
-        told = [
-            f"{NAMES[one.column]} in row {self.cells[id, one.column].printed_in} "
-            f"({self.value(id, one.column)} printed as {self.cells[id, one.column].printed})"
-            for one in findings
-            for id in one.rows
-        ]
+        told = []
+        for id, column in ((id, one.column) for one in findings for id in one.rows):
+            read = self.cells[id, column]
+            printed = f"{self.value(id, column)} printed as {read.printed}{self._unless(id, column)}"
+            told.append(f"{NAMES[column]} in row {read.printed_in} ({printed})")
         return f"Digits are cut off, not rounded: {listed(told)}."
+
+    def _unless(self, id: str, column: str) -> str:
+        """What else a cut figure may be, if another count of the same kind rounds to it."""
+        read, net = self.cells[id, column], self.networks[self.rows[id].network]
+        for count in PLAIN[column].get("count", ()):
+            value = value_of(column, {**read.taken, "count": count}, net, read.imgsz)
+            if Cell(read.printed).match(np.array(value)) == 0:
+                way = f"{count}{' folded' if read.taken['form'] == 'folded' else ''}"
+                return f", unless it is {shown(value, read)} by {way}, rounded"
+        return ""
 
     def ways(self) -> list[str]:
         """In how many ways FLOPs and params are counted over the tables, where it is more than one."""
