@@ -166,22 +166,8 @@ def test_loss_is_fp32_under_autocast():
         torch.testing.assert_close(value, exact[name])
 
 
-def test_predictions_that_follow_the_loss_find_the_truth():
-    """Raw predictions moved by gradient alone decode to the boxes and classes that were asked for."""
-    module = head()
-    raw = random_raw()
-    targets = TARGETS[:2]
-    optimiser = torch.optim.Adam(raw, lr=0.1)
-    for _ in range(200):
-        optimiser.zero_grad()
-        sum(module.loss(raw, targets, 0.0).values()).backward()
-        optimiser.step()
-    boxes, scores = module.decode([r.detach() for r in raw])
-    for image, label, *box in targets.tolist():
-        found = scores[int(image), :, int(label)] > 0.8
-        near = (boxes[int(image)] - torch.tensor(box)).abs().amax(1) < 1.0
-        assert (found & near).any()
-        assert (scores[int(image)][near & found].argmax(1) == int(label)).all()
+def test_predictions_that_follow_the_loss_find_the_truth(follow_the_loss):
+    follow_the_loss(head(), random_raw(), TARGETS[:2], 200)
 
 
 def test_starts_with_low_scores_and_even_distributions():
