@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ablab.errors import UserError, nearest
 from ablab.models.blocks import ConvBNAct
-from ablab.models.folding import fold
+from ablab.models.folding import fold, folded, is_plain
 
 GROUPS = ("stem", "backbone", "neck", "head")
 
@@ -158,23 +157,19 @@ def fuse(detector: Detector) -> Detector:
 
     A module that has another form when deployed says so by a method `deployed() -> Module`, called in eval mode, whose
     result takes its place (RepVGG's branches become one convolution). Then BatchNorms are folded into the convolutions
-    they follow: children of a plain Sequential or a ConvBNAct by their order, which is that of computation; that is
-    every BatchNorm behind a convolution of this package's own. Those of other libraries' networks are found by running
-    the copy once (ablab.models.folding). Each fold takes 2c parameters away and adds c.
+    they follow: neighbours in a plain Sequential or a ConvBNAct, which is every BatchNorm behind a convolution of this
+    package's own, even where several share a convolution. Those of other libraries' networks are found by running the
+    copy once (ablab.models.folding). Each fold takes 2c parameters away and adds c; an Identity keeps the place.
     """
     fused = copy.deepcopy(detector).eval()
     _deploy(fused)
     for module in list(fused.modules()):
         if type(module).forward not in (nn.Sequential.forward, ConvBNAct.forward):
             continue
-        for (first, conv), (second, bn) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
-                statistics = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
-                folded = copy.copy(conv)  # a convolution may be shared by several BatchNorms
-                folded._parameters = dict(conv._parameters)
-                folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
-                setattr(module, first, folded)
-                delattr(module, second)
+        for (first, conv), (second, bn) in pairwise(list(module._modules.items())):  # repeated ones too
+            if is_plain(conv) and type(bn) is nn.BatchNorm2d and bn.running_mean is not None:
+                setattr(module, first, folded(conv, bn))
+                setattr(module, second, nn.Identity())
     fused.eval()
     if any(isinstance(module, nn.BatchNorm2d) for module in fused.modules()):
         side = 2 * detector.max_stride

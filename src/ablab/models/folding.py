@@ -37,14 +37,14 @@ def followed(network: nn.Module, image: Tensor) -> list[tuple[str, str]]:
     runs: Counter[str] = Counter()
     hooks = []
     for name, module in network.named_modules():
-        if type(module).forward is nn.Conv2d.forward:
+        if is_plain(module):
 
             def computed(_: Any, __: Any, out: Tensor, name: str = name) -> None:
                 made[id(out)] = name
                 runs[name] += 1
 
             hooks.append(module.register_forward_hook(computed))
-        elif type(module) is nn.BatchNorm2d or _is_timms(module):
+        elif _normalises(module):
 
             def norms(_: Any, args: tuple[Tensor, ...], name: str = name) -> None:
                 normed[id(args[0])] = name
@@ -68,7 +68,7 @@ def first(network: nn.Module, image: Tensor) -> list[tuple[str, str | None]]:
     names: list[str] = []
     hooks = []
     for name, module in network.named_modules():
-        if type(module).forward is nn.Conv2d.forward:
+        if is_plain(module):
 
             def starts(_: Any, args: tuple[Tensor, ...], name: str = name) -> None:
                 if args[0] is image:
@@ -89,16 +89,27 @@ def fold(network: nn.Module, image: Tensor) -> None:
     """Fold these BatchNorms of a network in eval mode into their convolutions, in place."""
     for first, second in followed(network, image):
         conv, bn = network.get_submodule(first), network.get_submodule(second)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(bn, nn.BatchNorm2d)
-        statistics = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
-        folded = copy.copy(conv)
-        folded._parameters = dict(conv._parameters)
-        folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)  # type: ignore[arg-type]
-        network.set_submodule(first, folded)
+        network.set_submodule(first, folded(conv, bn))
         network.set_submodule(second, nn.Sequential(*bn.children()) if len(list(bn.children())) else nn.Identity())
 
 
-def _is_timms(module: nn.Module) -> bool:
-    """Whether it is timm's BatchNorm that runs its children, a dropout and an activation, behind the norm."""
-    return isinstance(module, nn.BatchNorm2d) and type(module).__name__ == "BatchNormAct2d"
+def folded(conv: Any, bn: Any) -> nn.Conv2d:
+    """A convolution that does what these two do; `conv` stays as it is, for others that share it."""
+    made = copy.copy(conv)
+    made._parameters = dict(conv._parameters)
+    statistics = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+    made.weight, made.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+    return made
+
+
+def is_plain(module: nn.Module | None) -> bool:
+    """Whether it convolves and does nothing else: a subclass may standardise its weights, say."""
+    return type(module).forward is nn.Conv2d.forward if isinstance(module, nn.Conv2d) else False
+
+
+def _normalises(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm by fixed statistics: torch's, or timm's that runs its children, a dropout and an
+    activation, behind the norm."""
+    if not isinstance(module, nn.BatchNorm2d) or module.running_mean is None:
+        return False
+    return type(module) is nn.BatchNorm2d or type(module).__name__ == "BatchNormAct2d"

@@ -14,7 +14,7 @@ from torchvision import models
 
 from ablab.errors import UserError
 from ablab.models.backbones.timm import TimmBackbone
-from ablab.models.detector import build, fuse
+from ablab.models.detector import Detector, build, fuse
 from ablab.models.published import IMAGENET_MEAN, IMAGENET_STD
 from ablab.training import start
 
@@ -150,6 +150,28 @@ def test_starts_from_the_seed_alone() -> None:
     torch.manual_seed(3)
     other = backbone("mobilenetv3_small_050").state_dict()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnetv2_18d", "densenet121", "vgg11_bn"])
+def test_fusing_keeps_activations_within_norms_and_layers_that_are_looked_up_by_place(name: str) -> None:
+    torch.manual_seed(0)
+    part = backbone(name, 8, 16).double()
+    for module in part.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    detector = Detector(nn.Identity(), part.eval(), Through(), Through())
+    for ours, folded in zip(detector(image), fuse(detector)(image), strict=True):
+        torch.testing.assert_close(ours, folded, rtol=1e-9, atol=1e-9)
+
+
+class Through(nn.Identity):
+    """A neck or head that gives what it gets."""
+
+    classes = 1
+    out_strides = (8, 16)
 
 
 @torch.no_grad()
