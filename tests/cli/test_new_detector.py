@@ -68,3 +68,9 @@ def test_a_part_chosen_in_place_of_the_recipe_s_own_takes_nothing_from_it(bare: 
 def test_a_recipe_does_not_set_a_key_of_a_part_that_it_does_not_bring(bare: Folder) -> None:
     bare.write("conf/model/mine.yaml", "# @package _global_\ndefaults: [_self_]\nhead: {near: 2.0}\n")
     bare.refused("profile", "model=mine", says=["conf/model/mine.yaml", "'head.near' is none of them"])
+
+
+def test_a_recipe_does_not_both_pick_and_bring_a_part(bare: Folder) -> None:
+    text = "# @package _global_\ndefaults:\n  - _self_\n  - override /head: gfl\nhead:\n  _target_: spot.Head\n"
+    bare.write("conf/model/mine.yaml", text)
+    bare.refused("profile", "model=mine", says=["conf/model/mine.yaml", "both picks a head", "and brings one"])

@@ -124,7 +124,8 @@ def test_a_job_of_a_multirun_that_is_refused_leaves_the_others(folder: Folder) -
     assert folder.trainings() == 1
 
 
-def test_a_working_folder_of_ones_own_in_a_multirun(folder: Folder) -> None:
+def test_a_working_folder_of_ones_own_in_a_multirun(bare: Folder) -> None:
+    folder = Folder(bare.path / "it's [mine] (b), c")
     stem = (Path(__file__).parents[2] / "conf/stem/focus.yaml").read_text()
     folder.write("conf/stem/mine.yaml", stem)
     result = folder.run("train", "-m", "stem=mine", *TINY, *SCENES)
@@ -138,4 +139,8 @@ def test_a_multirun_of_profile_is_one_table(bare: Folder) -> None:
     assert result.code == 0, result.err
     rows = [line.split("|")[1].strip() for line in result.out.splitlines()[2:]]
     assert rows == [f"head_prune.ratio={ratio} stem=conv6x6" for ratio in (0.0, 0.5) for _ in range(2)]
+    words = ["model=glob(yolox*)", "head.radius=2.0,1.5", "start.rates.backbone=0.1,0.2", "eval.resolutions=[64]"]
+    result = bare.run("profile", "-m", *words)  # keys of parts that the sweep chooses, and of open groups
+    assert len(result.out.splitlines()) == 2 + 2 * 4, result.err
+    bare.refused("profile", "-m", "model=glob(yolo*)", "head.radius=2.0", says=["unknown key 'head.radius'"])
     bare.refused("profile", "-m", "stem=glob(zz*)", says=["stem=glob(zz*): none of builtin, conv3x3"])

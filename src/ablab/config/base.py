@@ -16,7 +16,7 @@ from hydra._internal.config_repository import CachingConfigRepository, ConfigRep
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -122,6 +122,7 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
         # Read first: composing merges the others into the first one, which the repository keeps.
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
         if brought := _brought(files):
+            _refuse_both(brought, defaults, repository)
             defaults = _defaults(repository, dict(choices), brought - dict(choices).keys())
             _drop(brought & dict(choices).keys(), defaults, repository)
             files = [_read(default, repository) for default in defaults.defaults if default.config_path]
@@ -156,6 +157,17 @@ def _brought(files: list[tuple[str, Path, dict[str, Any]]]) -> set[str]:
     """Groups for which a recipe brings a part of its own: one that says its `_target_`."""
     recipes = [content for package, _, content in files if not package]
     return {group for content in recipes for group, part in content.items() if _has(part, "_target_")}
+
+
+def _refuse_both(brought: set[str], defaults: DefaultsList, repository: CachingConfigRepository) -> None:
+    for default in defaults.defaults:
+        loaded = repository.load_config(str(default.config_path))
+        for one in (loaded.defaults_list or []) if loaded is not None else []:
+            group = str(one.group).removeprefix("/") if isinstance(one, GroupDefault) and one.override else None
+            if group in brought:
+                raise UserError(
+                    f"conf/{default.config_path}.yaml: both picks a {group} (override /{group}) and brings one"
+                )
 
 
 def _drop(brought: set[str], defaults: DefaultsList, repository: CachingConfigRepository) -> None:

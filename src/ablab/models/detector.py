@@ -61,7 +61,8 @@ class Detector(nn.Module):
         return self.head(self.neck(self.backbone(self.stem(images))))
 
     def loss(self, raw: Any, targets: Tensor, progress: float) -> dict[str, Tensor]:
-        """Scalar losses by name, means per image with their gains applied.
+        """Scalar losses by name, means over images, positives or cells as the head has them, with gains applied. Their
+        sum is multiplied by the images of the step.
 
         targets (n, 6) float32: index of the image in the batch, class, x1, y1, x2, y2 in px of the network
         input. progress in [0, 1]: how much of the training is over (some losses change late).

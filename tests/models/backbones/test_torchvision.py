@@ -129,6 +129,7 @@ def test_fusing_changes_no_output(parts: Any) -> None:
         ({"name": "squeezenet1_0"}, r"strides=\[8, 16, 32\]: expected different ones of"),
         ({"nodes": ["layer2", "layer9"]}, r"resnet18 has no 'layer9'\. Did you mean 'layer\d'"),
         ({"nodes": ["layer2.0", "layer2.1"]}, r"different strides .* gives \[\(128, 40, 40\), \(128, 40, 40\)\]"),
+        ({"nodes": []}, r"backbone\.nodes=\[\]: expected the names of nodes"),
         ({"nodes": ["layer2", "fc"]}, r"resnet18 gives \[\(128, 40, 40\), \(1000,\)\]"),
         ({"pretrained": "file.pth"}, "a network is built without weights"),
     ],

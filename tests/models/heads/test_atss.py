@@ -93,6 +93,12 @@ def test_by_hand():
     assert sorted(found(box, [(8, 8)], [8], 1, 5, 3.0)) == near
 
 
+def test_one_candidate_answers():
+    """Of one number there is no standard deviation."""
+    box = torch.tensor([[0, 0, 8.0, 8, 48, 48]])
+    assert found(box, [(8, 8)], [8], 1, 1, 5.0) == {(0, 0, 3, 3): 0}
+
+
 def test_two_levels_leave_no_truth_without_a_cell():
     """112 × 112 px cover every candidate's square, nine with an IoU of 1600/12544 and nine of 6400/12544: the mean and
     standard deviation, .319 + .197, are out of reach, but the best nine count."""

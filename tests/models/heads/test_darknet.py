@@ -145,6 +145,7 @@ def test_anchors_are_no_weights():
         ({"masks": [[0, 0], [1, 2]]}, "different"),
         ({"masks": [[0, -1], [1, 2]]}, "0 to 3"),
         ({"masks": [[], []]}, "as many"),
+        ({"masks": [0, 1]}, "as many"),
         ({"anchors": [[1, 2], [3]]}, "pairs"),
         ({"anchors": [[1, 2], [3, 4], [5, 6], [0, 8]]}, "above 0"),
         ({"scale_x_y": 0.9}, "scale_x_y must be 1 or more, found 0.9"),

@@ -48,6 +48,8 @@ class TorchvisionBackbone(nn.Module):
         whole = models.get_model(name, weights=None)
         self.name, self._whole = name, list(whole.state_dict())
         nodes = _last_of_each(whole, name, strides) if nodes is None else nodes
+        if not nodes:
+            raise UserError("backbone.nodes=[]: expected the names of nodes to take, or null for those of the strides")
         self.model, self._forward = _cut(whole, name, nodes)
         self.out_channels, self.out_strides = self._shapes(nodes)
 

@@ -68,7 +68,9 @@ def assign(
     h = (torch.minimum(y2, cy + half) - torch.maximum(y1, cy - half)).clamp(min=0)
     iou = w * h / ((x2 - x1) * (y2 - y1) + (2 * half).square() - w * h)
     inside = torch.stack((cx - x1, cy - y1, x2 - cx, y2 - cy)).amin(0) > INSIDE
-    threshold = iou.mean(1, keepdim=True) + iou.std(1, keepdim=True)
+    threshold = iou.mean(1, keepdim=True)
+    if iou.shape[1] > 1:  # one candidate deviates from nothing
+        threshold = threshold + iou.std(1, keepdim=True)
     if len(sizes) < 3:  # of two halves, each of like numbers, none is a standard deviation above the mean
         threshold = threshold.minimum(iou.amax(1, keepdim=True))
 

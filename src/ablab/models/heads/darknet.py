@@ -55,7 +55,7 @@ class DarknetHead(nn.Module):
         if sizes.dim() != 2 or sizes.shape[1] != 2 or not all(side > 0 for pair in anchors for side in pair):
             raise UserError(f"anchors must be [width, height] pairs above 0 px, found {anchors}")
         for mask in masks:
-            known = all(type(place) is int and 0 <= place < len(sizes) for place in mask)
+            known = isinstance(mask, list) and all(type(place) is int and 0 <= place < len(sizes) for place in mask)
             if not known or len(set(mask)) != len(mask) or not mask or len(mask) != len(masks[0]):
                 raise UserError(
                     f"masks must have as many different places of anchors, 0 to {len(sizes) - 1}, on every level, "

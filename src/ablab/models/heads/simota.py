@@ -5,6 +5,8 @@ Notable:
   every level. (The first release took those within a truth's box as well.)
 - A truth chooses among the candidates of all truths in its image; others' than its own cost so much more that it takes
   one only where it has too few. Their IoUs count in how many it takes.
+- Among candidates of a truth that cost the same, as in an image of one colour, torch.topk chooses: always the same ones
+  on one device, maybe others on another.
 - All images at once: candidates of an image are a row, padded to those of the image with most.
 """
 

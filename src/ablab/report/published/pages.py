@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 from ablab.report.published.conventions import Network, flops
@@ -17,7 +18,8 @@ from ablab.report.table import markdown, significant
 KEYS = {"flops": "flops_g", "params": "params_m", "size": "size_m"}
 HEADERS = {"FLOPs (G)": "measured", "Params (M)": "measured", "Size (M)": "fp16 (MB)"}
 WRONG = ("swapped", "size", "factor", "scaled", "unexplained")  # of findings, those that a figure is marked with
-LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
+ONE_LETTER = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
+LETTERS = [*ONE_LETTER, *map("".join, product(ONE_LETTER, repeat=2))]
 
 File = Mapping[str, Any]  # a file of `experiments/`
 
