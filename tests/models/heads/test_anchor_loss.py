@@ -8,7 +8,8 @@ import pytest
 import torch
 from torchvision.ops import complete_box_iou_loss
 
-from ablab.models.heads.anchor_loss import anchor_loss, assign, complete_iou
+from ablab.models.heads.anchor_loss import anchor_loss, assign
+from ablab.models.heads.boxes import complete_iou
 
 
 def target(x, y, w=16.0, h=16.0, image=0, label=0):

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
-from ablab.models.heads.gfl_loss import distribution_focal, expectation, iou_and_generalised, quality_focal
+from ablab.models.heads.boxes import iou_and_generalised
+from ablab.models.heads.gfl_loss import distribution_focal, expectation, quality_focal
 
 
 def test_quality_focal_by_hand():

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from ablab.models.heads.simota import assign, iou
+from ablab.models.heads.boxes import iou
+from ablab.models.heads.simota import assign
 
 STRIDES = (8, 16, 32)
 

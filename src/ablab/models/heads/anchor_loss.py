@@ -11,12 +11,13 @@ Notable:
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+from ablab.models.heads.boxes import complete_iou
 
 
 class Matches(NamedTuple):
@@ -59,28 +60,6 @@ def assign(targets: Tensor, anchors: Tensor, stride: int, height: int, width: in
         boxes=torch.cat((centre - cell, size[target]), 1),
         classes=targets[target, 1].long(),
     )
-
-
-def complete_iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
-    """CIoU of boxes a and b, both (m, 4) as centre x, y, width, height: (m,), at most 1.
-
-    IoU less the squared distance of centres over that of the enclosing box's corners, less a term for the
-    difference of aspect ratios whose weight carries no gradient (Zheng et al. 2020, "Distance-IoU Loss").
-    """
-    (ax, ay, aw, ah), (bx, by, bw, bh) = a.unbind(1), b.unbind(1)
-    left, right = torch.maximum(ax - aw / 2, bx - bw / 2), torch.minimum(ax + aw / 2, bx + bw / 2)
-    top, bottom = torch.maximum(ay - ah / 2, by - bh / 2), torch.minimum(ay + ah / 2, by + bh / 2)
-    shared = (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
-    iou = shared / (aw * ah + bw * bh - shared + eps)
-
-    enclosing_w = torch.maximum(ax + aw / 2, bx + bw / 2) - torch.minimum(ax - aw / 2, bx - bw / 2)
-    enclosing_h = torch.maximum(ay + ah / 2, by + bh / 2) - torch.minimum(ay - ah / 2, by - bh / 2)
-    distance = ((ax - bx) ** 2 + (ay - by) ** 2) / (enclosing_w**2 + enclosing_h**2 + eps)
-
-    aspect = 4 / math.pi**2 * (torch.atan(bw / (bh + eps)) - torch.atan(aw / (ah + eps))) ** 2
-    with torch.no_grad():
-        weight = aspect / (aspect - iou + 1 + eps)
-    return iou - distance - weight * aspect
 
 
 def anchor_loss(

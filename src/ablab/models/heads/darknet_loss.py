@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ablab.models.heads.anchor_loss import complete_iou
+from ablab.models.heads.boxes import complete_iou
 
 SURE = 0.25  # a prediction is ignored only if one of its class probabilities is above (before objectness)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ablab.errors import UserError
 from ablab.models.blocks import ConvBNAct
 from ablab.models.heads.atss import assign, centres
-from ablab.models.heads.gfl_loss import distribution_focal, expectation, iou_and_generalised, quality_focal
+from ablab.models.heads.boxes import iou_and_generalised
+from ablab.models.heads.gfl_loss import distribution_focal, expectation, quality_focal
 
 PRIOR = 0.01  # what every class's score starts at (Lin et al. 2017, "Focal Loss"): a bias of -4.595
 

@@ -1,4 +1,4 @@
-"""Generalised focal loss (Li et al. 2020, arXiv:2006.04388) and GIoU (Rezatofighi et al. 2019, arXiv:1902.09630).
+"""Generalised focal loss (Li et al. 2020, arXiv:2006.04388).
 
 One score per class stands for both what and how well: its target is the IoU of the predicted box. Each side of a box
 is a distribution over distances, learnt as such.
@@ -33,16 +33,3 @@ def expectation(logits: Tensor) -> Tensor:
     """(…, bins) → (…): the mean of the distribution over 0, 1, …, bins - 1."""
     bins = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
     return (logits.softmax(-1) * bins).sum(-1)  # not a product of matrices, which autocast would compute in bf16
-
-
-def iou_and_generalised(a: Tensor, b: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
-    """IoU in [0, 1] and GIoU in [-1, 1], both (m,), of boxes (m, 4) x1 y1 x2 y2.
-
-    GIoU is IoU less the share of the enclosing box that neither covers.
-    """
-    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    shared = (high - low).clamp(min=0).prod(1)
-    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - shared
-    enclosing = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
-    iou = shared / (union + eps)
-    return iou, iou - (enclosing - union) / (enclosing + eps)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ablab.models.heads.boxes import iou
+
 ELSEWHERE = 1e6  # cost of a candidate that lies near other truths alone
 
 
@@ -26,16 +28,6 @@ class Matches(NamedTuple):
 
     rows: Tensor  # (m,) the prediction, as a row of (B·N)
     truths: Tensor  # (m,) its truth, as a row of the targets
-
-
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) xyxy with boxes of a shape that broadcasts: (...)."""
-    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.unbind(-1), b.unbind(-1)
-    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
-    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
-    shared = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
-    return shared / (union + 1e-16)
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from ablab.models.heads.simota import assign, iou
+from ablab.models.heads.boxes import iou
+from ablab.models.heads.simota import assign
 
 
 def flatten(raw: list[Tensor], strides: list[int]) -> tuple[Tensor, Tensor, Tensor]:
