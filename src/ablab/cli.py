@@ -163,6 +163,7 @@ def evaluate(words: list[str]) -> int:
     own, asked = _own_arguments(words, {"weights": None})
     weights = own["weights"]
     if weights is None:
+        compose(asked)  # names a mistyped key
         raise UserError("name the weights: ablab eval model=NAME weights=FILE data=NAME")
     file = Path(str(weights)).resolve()
     file = file / "weights.safetensors" if file.is_dir() else file

@@ -102,6 +102,12 @@ def measure(asked: list[Override], kinds: set[str], weights: Path | None = None)
     Costs are at COCO's 80 classes unless data or `model.classes` is named. Raises UserError for what fails.
     """
     config = compose(asked).resolved
+    if "evaluate" in kinds:  # of other splits nothing is read: their files may be missing, and are none of its business
+        from ablab.data.form import SPLITS
+
+        others = [split for split in SPLITS if split != config["eval"]["split"]]
+        asked = [*asked, *(Override(f"data.{s}", None) for s in others if isinstance(config["data"].get(s), str))]
+        config = compose(asked).resolved
     bare = kinds == {"profile"} and not any(o.key == "data" or o.key.startswith("data.") for o in asked)
     describe = _classes_only(config["model"]["classes"] or 80) if bare else describe_data(config)
     plan = compile(single("measure", asked, config["seed"]), describe, kinds, weights)

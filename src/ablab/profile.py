@@ -10,6 +10,10 @@ from ablab.config.multirun import FLAGS, multirun
 from ablab.console import table
 from ablab.driver import measure
 
+LEGEND = """
+
+Of one image; 80 classes unless data is named. FLOPs = 2 × thop MACs, which count more than convolutions. fused: as
+deployed, BatchNorm in the convolutions. stored: with BatchNorm's running statistics, as in the files; MB = 10⁶ bytes."""
 COSTS = ["input", "BatchNorm", "FLOPs (G)", "thop MACs (G)", "conv MACs", "params", "stored", "fp32 (MB)", "fp16 (MB)"]
 DONE = 0
 
@@ -17,7 +21,7 @@ DONE = 0
 def profile_verb(words: list[str]) -> int:
     """`ablab profile [-m] key=value ...`: prints the table and returns the exit code."""
     if not set(FLAGS) & set(words):
-        print(table(COSTS, list(_rows(words))))
+        print(table(COSTS, list(_rows(words))) + LEGEND)
         return DONE
     rows: list[list[Any]] = []
 
@@ -27,7 +31,7 @@ def profile_verb(words: list[str]) -> int:
         return DONE
 
     code = multirun("profile", words, job)
-    print(table(["", *COSTS], rows))
+    print(table(["", *COSTS], rows) + LEGEND)
     return code
 
 

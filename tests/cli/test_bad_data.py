@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,19 @@ def test_a_wrong_set_refuses_a_sweep_for_every_variant_at_once(folder: Folder) -
     folder.write("sweeps/tiny.yaml", "\n".join(lines))
     message = folder.refused("sweep", "tiny", *COCO, says=["set/images/train1.jpg"])
     assert message.count("train1.jpg") == 1
+
+
+def test_an_evaluation_asks_for_no_other_split(folder: Folder) -> None:
+    root = coco(folder)
+    result = folder.run("train", *COCO, *TINY)
+    weights = next(line for line in result.err.splitlines() if line.startswith("weights: ")).removeprefix("weights: ")
+    (root / "train.json").unlink()
+    shutil.rmtree(root / "images")
+    for name in range(1, SPLITS["val"] + 1):
+        image(root / f"images/val{name}.jpg")
+    result = folder.run("eval", *COCO, *TINY, f"weights={weights}")
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[2].endswith(f"{SPLITS['val']} |")
 
 
 def test_data_decodes_every_image(folder: Folder) -> None:

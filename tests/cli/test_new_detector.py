@@ -70,6 +70,26 @@ def test_a_recipe_does_not_set_a_key_of_a_part_that_it_does_not_bring(bare: Fold
     bare.refused("profile", "model=mine", says=["conf/model/mine.yaml", "'head.near' is none of them"])
 
 
+def test_a_recipe_without_its_first_line(bare: Folder) -> None:
+    bare.write("conf/model/mine.yaml", "defaults: [_self_]\nmodel: {width: 0.25}\n")
+    bare.refused("profile", "model=mine", says=["conf/model/mine.yaml: a recipe begins with", "# @package _global_"])
+
+
+def test_a_recipe_that_adds_a_part_to_another(bare: Folder, own_module: None) -> None:
+    for _, name, text in BLOCK.findall(PAGE):
+        if name.endswith(".py"):
+            bare.write(name, text)
+    head = "head: {_target_: spot.Head, classes: '${model.classes}', near: 1.0, box: 1.0}"
+    neck = "neck: {_target_: spot.Neck, channels: 64}"
+    text = f"# @package _global_\ndefaults: [v5lite_s, _self_]\nmodel: {{name: mine}}\n{neck}\n{head}\n"
+    bare.write("conf/model/mine.yaml", text)
+    result = bare.run("config", "model=mine")
+    assert "backbone._target_: ablab.models.backbones.shufflenet_v2.ShuffleNetV2" in result.out, result.err
+    assert "head._target_: spot.Head" in result.out
+    assert "head.anchors" not in result.out
+    assert bare.run("profile", "model=mine", "eval.resolutions=[64]").code == 0
+
+
 def test_a_recipe_does_not_both_pick_and_bring_a_part(bare: Folder) -> None:
     text = "# @package _global_\ndefaults:\n  - _self_\n  - override /head: gfl\nhead:\n  _target_: spot.Head\n"
     bare.write("conf/model/mine.yaml", text)

@@ -137,10 +137,10 @@ def test_a_multirun_of_profile_is_one_table(bare: Folder) -> None:
     words = ["head_prune.ratio=0.0,0.5", "stem=glob(conv6*)", "model=v5lite_s", "eval.resolutions=[64]"]
     result = bare.run("profile", "-m", *words)
     assert result.code == 0, result.err
-    rows = [line.split("|")[1].strip() for line in result.out.splitlines()[2:]]
+    rows = [line.split("|")[1].strip() for line in result.out.splitlines()[2:] if line.startswith("|")]
     assert rows == [f"head_prune.ratio={ratio} stem=conv6x6" for ratio in (0.0, 0.5) for _ in range(2)]
     words = ["model=glob(yolox*)", "head.radius=2.0,1.5", "start.rates.backbone=0.1,0.2", "eval.resolutions=[64]"]
     result = bare.run("profile", "-m", *words)  # keys of parts that the sweep chooses, and of open groups
-    assert len(result.out.splitlines()) == 2 + 2 * 4, result.err
+    assert result.out.count("fused |") == 2 * 4, result.err
     bare.refused("profile", "-m", "model=glob(yolo*)", "head.radius=2.0", says=["unknown key 'head.radius'"])
     bare.refused("profile", "-m", "stem=glob(zz*)", says=["stem=glob(zz*): none of builtin, conv3x3"])

@@ -66,6 +66,16 @@ class BadLoss(AnchorHead):
         return super().loss(raw, targets, progress) | {"extra": torch.tensor([1.0, 2.0])}
 
 
+class PlainLoss(AnchorHead):
+    def loss(self, raw: list[Tensor], targets: Tensor, progress: float) -> Any:
+        return tuple(super().loss(raw, targets, progress).values())
+
+
+class BoxesAlone(AnchorHead):
+    def decode(self, raw: list[Tensor]) -> Any:
+        return super().decode(raw)[0]
+
+
 class BadDecode(AnchorHead):
     def decode(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
         boxes, scores = super().decode(raw)
@@ -81,7 +91,9 @@ class BadScores(AnchorHead):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (BadLoss, r"its loss 'extra' is \[1\.0, 2\.0\], expected one finite number"),
+        (BadLoss, r"its loss 'extra' has the shape \(2,\), expected one number"),
+        (PlainLoss, r"loss returns a tuple of Tensor, expected a dict of tensors"),
+        (BoxesAlone, r"decode returns a Tensor, expected boxes and scores of shapes \(2, N, 4\)"),
         (BadDecode, r"shapes \(2, 252, 4\) and \(2, 252, 1\), expected \(2, N, 4\) and \(2, N, 10\)"),
         (BadScores, "scores up to 3"),
     ],

@@ -3,7 +3,7 @@
 files.py      where YAML files are found          overrides.py  `key=value`, and who asked for it
 base.py       group choices, by Hydra             check.py      keys, types, knobs
 resolvers.py  numbers computed in YAML            compose.py    all of it: `compose`
-multirun.py   Hydra's own sweeps
+multirun.py   combinations, by Hydra's grammar
 """
 
 from ablab.config.base import groups

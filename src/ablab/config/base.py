@@ -122,7 +122,7 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
         # Read first: composing merges the others into the first one, which the repository keeps.
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
         if brought := _brought(files):
-            _refuse_both(brought, defaults, repository)
+            _refuse_both(defaults, repository)
             defaults = _defaults(repository, dict(choices), brought - dict(choices).keys())
             _drop(brought & dict(choices).keys(), defaults, repository)
             files = [_read(default, repository) for default in defaults.defaults if default.config_path]
@@ -135,7 +135,6 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
             read_yaml(file)  # names the one that does not parse
         raise
     chosen = {group: str(choice) for group, choice in defaults.overrides.known_choices.items()}
-    tree.pop("hydra", None)
     OmegaConf.set_struct(tree, True)
     return Base(tree, chosen, files)
 
@@ -159,15 +158,15 @@ def _brought(files: list[tuple[str, Path, dict[str, Any]]]) -> set[str]:
     return {group for content in recipes for group, part in content.items() if _has(part, "_target_")}
 
 
-def _refuse_both(brought: set[str], defaults: DefaultsList, repository: CachingConfigRepository) -> None:
+def _refuse_both(defaults: DefaultsList, repository: CachingConfigRepository) -> None:
+    """Refuse a recipe that both picks a part and brings it."""
     for default in defaults.defaults:
         loaded = repository.load_config(str(default.config_path))
         for one in (loaded.defaults_list or []) if loaded is not None else []:
             group = str(one.group).removeprefix("/") if isinstance(one, GroupDefault) and one.override else None
-            if group in brought:
-                raise UserError(
-                    f"conf/{default.config_path}.yaml: both picks a {group} (override /{group}) and brings one"
-                )
+            if group and group in _brought([_read(default, repository)]):
+                told = f"both picks a {group} (override /{group}) and brings one"
+                raise UserError(f"conf/{default.config_path}.yaml: {told}")
 
 
 def _drop(brought: set[str], defaults: DefaultsList, repository: CachingConfigRepository) -> None:
@@ -204,8 +203,10 @@ def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
     would leak into whatever replaces that."""
     root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
     known = groups()
-    knobs = [key for key in flatten(root) if is_shared(key, known) and not key.startswith("hydra.")]
+    knobs = [key for key in flatten(root) if is_shared(key, known)]
     for package, file, content in files:
+        if package and file.parent.name == "model":
+            raise UserError(f"{shown(file)}: a recipe begins with the line '# @package _global_', which is missing")
         if package or content is root:
             continue
         brought = _brought([(package, file, content)])

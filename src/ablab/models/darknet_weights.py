@@ -46,9 +46,10 @@ def read(data: bytes, detector: Detector, path: Path) -> tuple[dict[str, Tensor]
         expected = 4 * sum(_size(conv, bn) for conv, bn in layers)
         differ = len(data) - offset - expected
         how = f"{-differ:,} bytes are missing" if differ < 0 else f"{differ:,} bytes are left over"
+        why = "cut short, or of another network?" if differ < 0 else "of another network?"
         raise UserError(
             f"{path}: {how}: the {len(layers)} convolutions of this network take {expected:,} bytes, the file has "
-            f"{len(data) - offset:,} behind its header (cut short, or of another network?)"
+            f"{len(data) - offset:,} behind its header ({why})"
         )
     numbers = np.frombuffer(data, "<f4", offset=offset)
     return _tensors(torch.from_numpy(numbers.astype(np.float32)), layers, detector, classes, path), classes
@@ -71,7 +72,10 @@ def _layers(detector: Detector, path: Path) -> Iterator[tuple[nn.Conv2d, nn.Batc
     branches, predictions = (getattr(part, "darknet_order", None) for part in (detector.neck, detector.head))
     for part, order in ((detector.neck, branches), (detector.head, predictions)):
         if order is None:
-            raise UserError(f"{path}: darknet has no network with the part {type(part).__name__}, so no weights for it")
+            raise UserError(
+                f"{path}: darknet has no network with the part {type(part).__name__}, so no weights for it; name the "
+                "file's network with model=NAME"
+            )
     modules = [detector.stem, detector.backbone]
     for branch, prediction in zip(branches, predictions, strict=True):  # type: ignore[arg-type]
         modules += [*branch, prediction]

@@ -106,6 +106,8 @@ def build(parts: Mapping[str, Any]) -> Detector:
         try:
             part = part_class(list(channels), list(strides), **keys)
         except UserError as error:
+            if str(error).startswith(f"{group}."):  # a key's own fault
+                raise
             raise UserError(f"{name} does not fit {before}: {error}") from error
         channels, strides = getattr(part, "out_channels", []), getattr(part, "out_strides", [])
         if not channels or len(channels) != len(strides):

@@ -67,7 +67,7 @@ def run(
         detector.eval()
         with torch.no_grad(), compute.autocast():
             raw = detector(x)
-        _check_decoded(detector, *detector.decode(as_float(raw)))  # before the step, whose rate is not the head's fault
+        _check_decoded(detector, detector.decode(as_float(raw)))  # before the step, whose rate is not the head's fault
         for optimizer in optim.build(
             detector, config["optim"], rates=flatten(config["start"]["rates"]), precision=compute.precision
         ):
@@ -194,14 +194,27 @@ def _maps_checked(detector: Detector, imgsz: int) -> Iterator[None]:
             handle.remove()
 
 
-def _check_losses(losses: dict[str, Tensor]) -> None:
+def _check_losses(losses: Any) -> None:
+    if not isinstance(losses, dict) or not all(isinstance(loss, Tensor) for loss in losses.values()):
+        raise UserError(f"head: loss returns {_kind(losses)}, expected a dict of tensors, each a loss by its name")
     for name, loss in losses.items():
-        if loss.ndim or not bool(loss.isfinite()):
-            raise UserError(f"head: its loss '{name}' is {loss.tolist()}, expected one finite number")
+        if loss.ndim:
+            raise UserError(f"head: its loss '{name}' has the shape {tuple(loss.shape)}, expected one number")
+        if not bool(loss.isfinite()):
+            raise UserError(f"head: its loss '{name}' is {loss.item()}, expected a finite number")
 
 
-def _check_decoded(detector: Detector, boxes: Tensor, scores: Tensor) -> None:
+def _kind(value: Any) -> str:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    of = ", ".join(dict.fromkeys(type(one).__name__ for one in inner))
+    return f"a {type(value).__name__}{f' of {of}' if of else ''}"
+
+
+def _check_decoded(detector: Detector, decoded: Any) -> None:
     expected = f"(2, N, 4) and (2, N, {detector.classes})"
+    if not isinstance(decoded, (tuple, list)) or [type(one) for one in decoded] != [Tensor, Tensor]:
+        raise UserError(f"head: decode returns {_kind(decoded)}, expected boxes and scores of shapes {expected}")
+    boxes, scores = decoded
     shapes = f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
     if boxes.shape != (*scores.shape[:2], 4) or scores.shape[::2] != (2, detector.classes):
         raise UserError(f"head: decode returns boxes and scores of shapes {shapes}, expected {expected}")
