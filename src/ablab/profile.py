@@ -13,7 +13,7 @@ from ablab.driver import measure
 LEGEND = """
 
 Of one image; 80 classes unless data is named. FLOPs = 2 × thop MACs, which count more than convolutions. fused: as
-deployed, BatchNorm in the convolutions. stored: with BatchNorm's running statistics, as in the files; MB = 10⁶ bytes."""
+deployed, BatchNorm in the convolutions. stored: with BatchNorm's statistics, as in the files; MB = 10⁶ bytes."""
 COSTS = ["input", "BatchNorm", "FLOPs (G)", "thop MACs (G)", "conv MACs", "params", "stored", "fp32 (MB)", "fp16 (MB)"]
 DONE = 0
 

@@ -111,9 +111,8 @@ class Wording:
             measured = [f"{self.value(id, column)}{UNITS[column]}" for column in reads]
             printed = [f"{read.printed}{UNITS[column]}" for column, read in reads.items()]
             other = next(one for one in found.rows if one != id)
-            sentences.append(
-                f"{self.rows[id].name}, counted as below, comes to {listed(measured)}: row {other} has {listed(printed)}."
-            )
+            counted = f"{self.rows[id].name}, counted as below, comes to {listed(measured)}"
+            sentences.append(f"{counted}: row {other} has {listed(printed)}.")
         return " ".join(sentences)
 
     def _size(self, found: Finding) -> str:
