@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from ablab.report.rows import Row
 from ablab.report.statistics import Estimate
@@ -16,6 +17,8 @@ from ablab.report.statistics import Estimate
 Points = Sequence[tuple[int, float]]  # (epoch, value)
 MARKERS = "osD^vP"  # one an input size
 COLOURS = [f"C{n}" for n in range(10)]
+BESIDE = ((12, 7), (12, -7), (-12, 7), (-12, -7), (0, 11), (0, -11), (17, 0), (-17, 0))  # places of a name, pt
+MANY_TIMES = 50  # as large as the smallest: losses of different heads, which no linear axis shows together
 MOST_NAMED = 100  # rows or variants with their names in a picture: more cover each other, and take a minute to draw
 
 
@@ -66,22 +69,41 @@ def tradeoff(table: Sequence[Row], x: Axis, y: Axis, baseline: str, file: Path) 
             linestyle="none",
             zorder=3 if row.variant == baseline else 2,
         )
-        if len(points) <= MOST_NAMED:
-            axes.annotate(row.id, at, (5, 4), textcoords="offset points", fontsize="small")
     for place, size in enumerate(sizes):
         marker, colour = MARKERS[place % len(MARKERS)], COLOURS[place % len(COLOURS)]
         if size:
             axes.plot([], [], marker, color=colour, label=f"{size} px")
     axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="baseline")
     axes.set(xlabel=x.label, ylabel=y.label)
-    axes.margins(x=0.1)  # room for the last point's number
+    axes.margins(0.1)  # room for the names of the outermost points
     low, high = axes.get_ylim()
     if y.unit == 100 and (low < 0 or high > 100):  # an interval of few seeds reaches further than AP can
         axes.set_ylim(max(low, -2), min(high, 102))
     axes.grid(alpha=0.25)
     figure.legend(loc="outside right upper", fontsize="small", frameon=False)  # inside it hides intervals
+    if len(points) <= MOST_NAMED:
+        figure.draw_without_rendering()  # the layout settles where a point is
+        _name(axes, {row.id: (x.unit * across.mean, y.unit * up.mean) for row, across, up in points})
     figure.savefig(file)
     return True
+
+
+def _name(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Each point's name beside it, where it covers no other point or name if there is such a place."""
+    half = 4 * axes.figure.dpi / 72  # of a marker, px
+    centres = axes.transData.transform(list(points.values()))
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
+    for name, at in points.items():
+        label = axes.annotate(
+            name, at, BESIDE[0], textcoords="offset points", fontsize="small", ha="center", va="center"
+        )
+        boxes = []
+        for offset in BESIDE:
+            label.set_position(offset)
+            boxes.append(label.get_window_extent())
+        best = min(range(len(BESIDE)), key=lambda place: boxes[place].count_overlaps(taken))
+        label.set_position(BESIDE[best])
+        taken.append(boxes[best])
 
 
 def curves(panels: Sequence[Panel], file: Path) -> bool:
@@ -101,6 +123,9 @@ def curves(panels: Sequence[Panel], file: Path) -> bool:
         shown.set(xlabel="epoch", title=panel.title)
         shown.xaxis.set_major_locator(MaxNLocator(integer=True))
         shown.grid(alpha=0.25)
+        values = [abs(value) for seeds in panel.series.values() for points in seeds for _, value in points]
+        if panel.unit == 1 and values and 0 < MANY_TIMES * min(values) < max(values):
+            shown.set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
     if len(labels) <= MOST_NAMED:
         figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
