@@ -53,6 +53,17 @@ def test_like_stages_scale_with_epochs_and_area(folder: Path, store: studies.Mem
     assert found.basis[pick(large, "train", "head=half").fingerprint] == KIND
 
 
+def test_a_toy_run_says_nothing_of_a_hundred_times_its_work(folder: Path, store: studies.MemoryStore) -> None:
+    """Of two seconds, one is the start: in proportion a real training would take a day."""
+    toy = studies.plan()
+    ran(store, pick(toy, "train"), 2.0)
+    real = studies.plan(Override("schedule.imgsz", 640), Override("schedule.epochs", [20, 2, 2]))
+    found = expected(store, real)
+    assert {found.basis[pick(real, "train", name).fingerprint] for name in ("baseline", "head=half")} == {DEFAULT}
+    near = studies.plan(Override("schedule.imgsz", 320))
+    assert expected(store, near).basis[pick(near, "train").fingerprint] == LIKE
+
+
 def test_memory_is_told_from_the_nearest_size(folder: Path, store: studies.MemoryStore) -> None:
     """A toy run before the real one does not make it look a hundred times too large."""
     small, middle = (studies.plan(Override("schedule.imgsz", size)) for size in (64, 320))

@@ -18,6 +18,7 @@ from ablab.study.plan import Plan, Stage
 LIKE, KIND, DEFAULT = "like stages", "same kind", "default rate"
 
 LATEST = 20  # lines that a rate is the median of
+COMPARABLE = 100  # times as much work as a line's is the most that its rate is taken for: a start takes seconds too
 # Where nothing of the kind has been measured: convolution MACs a second (a thread of a CPU; a GPU, on small networks),
 # convolution MACs for a pixel of the input (YOLOv5n's), seconds of a stage that sees no images of one size.
 MACS_PER_SECOND = {"cpu": 1e10, "cuda": 1e12}
@@ -105,9 +106,9 @@ class _Rates:
         """(seconds, disk MB, peak MB, basis)."""
         parts = self.parts(stage)
         key = like(stage, parts)
-        if key not in self._by_like:
-            self._by_like[key] = self._measured(self.like.get(key, [])[-LATEST:])
-        known = self._by_like[key]
+        if (key, units(stage)) not in self._by_like:
+            self._by_like[key, units(stage)] = self._measured(_comparable(self.like.get(key, []), stage)[-LATEST:])
+        known = self._by_like[key, units(stage)]
         if known:
             rate, disk, lines = known
             seconds, basis = rate * units(stage), LIKE
@@ -129,9 +130,9 @@ class _Rates:
         sized = bool(px(stage) and stage.images)
         _, _, _, device, precision, threads = key
         engine = (stage.kind, device, precision, threads)
-        if engine not in self._by_kind:
-            self._by_kind[engine] = self._rate(stage.kind, engine[1:], sized)
-        rate = self._by_kind[engine]
+        if (engine, units(stage)) not in self._by_kind:
+            self._by_kind[engine, units(stage)] = self._rate(stage, engine[1:], sized)
+        rate = self._by_kind[engine, units(stage)]
         work = units(stage) * (self.macs.get(parts, self.typical) if sized else 1.0)
         if rate is not None:
             return rate * work, KIND
@@ -139,9 +140,9 @@ class _Rates:
             return work / (MACS_PER_SECOND.get(device, 1e10) * (threads if device != "cuda" else 1) or 1e10), DEFAULT
         return FIXED_SECONDS.get(stage.kind, 60.0) if not stage.images else work / IMAGES_PER_SECOND, DEFAULT
 
-    def _rate(self, kind: str, engine: tuple[Any, ...], sized: bool) -> float | None:
+    def _rate(self, stage: Stage, engine: tuple[Any, ...], sized: bool) -> float | None:
         """Seconds for a unit of work of a kind, of the same device, precision and threads where there are some."""
-        lines = self.kind.get(kind, [])
+        lines = _comparable(self.kind.get(stage.kind, []), stage)
         if sized:  # those whose MACs are known, else all as of the typical ones
             lines = [line for line in lines if line.parts in self.macs] or lines
         same = [line for line in lines if (line.device, line.precision, line.threads) == engine]
@@ -150,6 +151,10 @@ class _Rates:
             return None
         macs = [self.macs.get(line.parts, self.typical) if sized else 1.0 for line in chosen]
         return median(line.seconds / (line.units * each) for line, each in zip(chosen, macs, strict=True))
+
+
+def _comparable(lines: list[Line], stage: Stage) -> list[Line]:
+    return [line for line in lines if COMPARABLE * line.units >= units(stage)]
 
 
 def _peak(stage: Stage, lines: list[Line]) -> float:
