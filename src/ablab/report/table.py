@@ -47,6 +47,8 @@ def _identity(study: Mapping[str, Any], table: list[Row]) -> list[Column]:
         return [("Variant", lambda row: row.variant)] if "measure" in study else [("Model", lambda row: row.model)]
     if study["design"] == "ladder" or len(factors) > FACTOR_COLUMNS:
         return [("Variant", lambda row: row.variant)]
+    if len(factors) == 1:  # every other row differs in it
+        return [(factors[0], lambda row: row.levels.get(factors[0], "–"))]
     baseline = next((row.levels for row in table if row.variant == study["baseline"]), {})
     return [(factor, _level(factor, baseline)) for factor in factors]
 
