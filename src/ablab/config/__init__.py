@@ -1,9 +1,9 @@
 """Configurations: composed, checked and explained. The one place that knows Hydra.
 
 files.py      where YAML files are found          overrides.py  `key=value`, and who asked for it
-base.py       group choices, by Hydra             check.py      keys, types, knobs
-resolvers.py  numbers computed in YAML            compose.py    all of it: `compose`
-multirun.py   combinations, by Hydra's grammar
+base.py       group choices, by Hydra             recipe.py     what a recipe may say
+resolvers.py  numbers computed in YAML            check.py      keys, types, knobs
+compose.py    all of it: `compose`                multirun.py   combinations, by Hydra's grammar
 """
 
 from ablab.config.base import groups

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,13 +23,11 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ablab.config import recipe
 from ablab.config.files import places, read_yaml, shown
-from ablab.config.overrides import flatten
+from ablab.config.recipe import File, has
 from ablab.config.resolve import Resolver
-from ablab.errors import UserError, nearest
-
-READ_BY_ABLAB = ("model.anchors", "head_prune.method")  # shared knobs that no part need read
-NO_KNOBS = ("start",)  # root keys, beside the groups, that are not the parts' to read
+from ablab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Base:
 
     tree: DictConfig
     choices: dict[str, str]
-    files: list[tuple[str, Path, dict[str, Any]]]  # (package, file, its keys), later ones win
+    files: list[File]  # later ones win
 
     @cached_property
     def resolver(self) -> Resolver:
@@ -52,10 +49,10 @@ class Base:
         return {}
 
     def origin(self, key: str) -> str:
-        for package, file, content in reversed(self.files):
-            inner = key.removeprefix(f"{package}.") if package else key
-            if (not package or inner != key) and _has(content, inner):
-                return shown(file)
+        for file in reversed(self.files):
+            inner = key.removeprefix(f"{file.package}.") if file.package else key
+            if (not file.package or inner != key) and has(file.content, inner):
+                return shown(file.path)
         return "conf/config.yaml"
 
 
@@ -121,12 +118,11 @@ def _compose_choices(choices: tuple[tuple[str, str], ...], search_path: tuple[st
         defaults = _defaults(repository, dict(choices))
         # Read first: composing merges the others into the first one, which the repository keeps.
         files = [_read(default, repository) for default in defaults.defaults if default.config_path]
-        if brought := _brought(files):
-            _refuse_both(defaults, repository)
+        if brought := recipe.brought(files):
             defaults = _defaults(repository, dict(choices), brought - dict(choices).keys())
             _drop(brought & dict(choices).keys(), defaults, repository)
             files = [_read(default, repository) for default in defaults.defaults if default.config_path]
-        _check_recipe(files)
+        recipe.check(files, groups())
         tree = loader._compose_config_from_defaults_list(defaults.defaults, repository)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"the configuration cannot be composed: {' '.join(str(error).split())}") from None
@@ -152,23 +148,6 @@ def _defaults(
     )
 
 
-def _brought(files: list[tuple[str, Path, dict[str, Any]]]) -> set[str]:
-    """Groups for which a recipe brings a part of its own: one that says its `_target_`."""
-    recipes = [content for package, _, content in files if not package]
-    return {group for content in recipes for group, part in content.items() if _has(part, "_target_")}
-
-
-def _refuse_both(defaults: DefaultsList, repository: CachingConfigRepository) -> None:
-    """Refuse a recipe that both picks a part and brings it."""
-    for default in defaults.defaults:
-        loaded = repository.load_config(str(default.config_path))
-        for one in (loaded.defaults_list or []) if loaded is not None else []:
-            group = str(one.group).removeprefix("/") if isinstance(one, GroupDefault) and one.override else None
-            if group and group in _brought([_read(default, repository)]):
-                told = f"both picks a {group} (override /{group}) and brings one"
-                raise UserError(f"conf/{default.config_path}.yaml: {told}")
-
-
 def _drop(brought: set[str], defaults: DefaultsList, repository: CachingConfigRepository) -> None:
     """Take parts that a recipe brings out of it, for others that were chosen."""
     for default in defaults.defaults:
@@ -178,7 +157,7 @@ def _drop(brought: set[str], defaults: DefaultsList, repository: CachingConfigRe
                 loaded.config.pop(group, None)
 
 
-def _read(default: ResultDefault, repository: CachingConfigRepository) -> tuple[str, Path, dict[str, Any]]:
+def _read(default: ResultDefault, repository: CachingConfigRepository) -> File:
     path = str(default.config_path)
     loaded = repository.load_config(path)
     assert loaded is not None
@@ -187,41 +166,6 @@ def _read(default: ResultDefault, repository: CachingConfigRepository) -> tuple[
         raise UserError(f"conf/{path}.yaml: expected keys and their values, found {content!r:.100}")
     package = default.package if default.package and default.package != "_global_" else ""
     keys = {str(key): value for key, value in content.items()}
-    return package, Path(str(loaded.path).removeprefix("file://")) / f"{path}.yaml", keys
-
-
-def _has(content: Any, key: str) -> bool:
-    for part in re.split(r"\.|\[", key):
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
-
-
-def _check_recipe(files: list[tuple[str, Path, dict[str, Any]]]) -> None:
-    """Refuse a recipe that sets what is no shared knob, unless within a part that it brings: the key of another part
-    would leak into whatever replaces that."""
-    root = next((content for package, file, content in files if not package and file.name == "config.yaml"), {})
-    known = groups()
-    knobs = [key for key in flatten(root) if is_shared(key, known)]
-    for package, file, content in files:
-        if package and file.parent.name == "model":
-            raise UserError(f"{shown(file)}: a recipe begins with the line '# @package _global_', which is missing")
-        if package or content is root:
-            continue
-        brought = _brought([(package, file, content)])
-        for key in flatten(content):
-            if key not in knobs and key.partition(".")[0] not in brought:
-                raise UserError(
-                    f"{shown(file)}: a recipe chooses parts, or brings whole ones with their _target_, and sets shared "
-                    f"knobs; '{key}' is none of them. "
-                    f"{nearest(key, knobs)}"
-                )
-
-
-def is_shared(key: str, known: Container[str]) -> bool:
-    """Whether a key is a knob that parts share: below a root key that is none of the `known` groups, or of `model`."""
-    top, _, rest = key.partition(".")
-    if top in NO_KNOBS:
-        return False
-    return bool(rest) and (top == "model" or top not in known)
+    picks = (one for one in loaded.defaults_list or [] if isinstance(one, GroupDefault) and one.override)
+    picked = frozenset(str(one.group).removeprefix("/") for one in picks)
+    return File(package, Path(str(loaded.path).removeprefix("file://")) / f"{path}.yaml", keys, picked)

@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ablab.config.base import READ_BY_ABLAB, Base, groups, is_shared
+from ablab.config.base import Base, groups
 from ablab.config.overrides import COMMAND_LINE, THE_DATA, Override, flatten
+from ablab.config.recipe import READ_BY_ABLAB, is_shared
 from ablab.config.resolve import references
 from ablab.errors import UserError, nearest
 

@@ -20,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import ablab.config.resolvers  # noqa: F401  (registers them)
-from ablab.config.base import READ_BY_ABLAB, Base, compose_choices, groups, is_shared, search_path
+from ablab.config.base import Base, compose_choices, groups, search_path
 from ablab.config.check import check_knobs_are_read, check_schedule_is_read, checked
 from ablab.config.overrides import Override, flatten, parse
+from ablab.config.recipe import READ_BY_ABLAB, is_shared
 from ablab.config.resolve import Leaf, Unsure, references
 from ablab.errors import UserError, nearest
 

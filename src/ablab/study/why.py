@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablab.config import Override, compose, groups
-from ablab.config.base import is_shared
+from ablab.config.recipe import is_shared
 from ablab.stages.declare import PARTS
 from ablab.store import Store
 from ablab.study.compare import Differences, differences, is_stage
