@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 
-from ablab import machine
 from ablab.config import Override
 from ablab.console import table
 from ablab.driver import plan_study
@@ -15,7 +14,7 @@ from ablab.study.accept import accept_code
 from ablab.study.measured import caught_up
 from ablab.study.outlook import outlook
 from ablab.study.plan import Plan
-from ablab.sweep import config_of, expectation, store_of
+from ablab.sweep import config_of, expectation, slots_of, store_of
 
 
 def tell(study: str, asked: list[Override], explain: bool, accept: bool) -> None:
@@ -33,7 +32,7 @@ def tell(study: str, asked: list[Override], explain: bool, accept: bool) -> None
     if accept:
         _accept(plan, store)
     published = store.published()
-    (headers, rows), lines = outlook(plan, published, expectation(plan, store, published), machine.at_once(engine))
+    (headers, rows), lines = outlook(plan, published, expectation(plan, store, published), slots_of(engine))
     print(f"{table(headers, rows)}\n\n{len(plan.stages)} stages in {store.url}")
     print("\n".join(lines))
     for left_out, equal in plan.duplicates:

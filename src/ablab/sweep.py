@@ -153,6 +153,11 @@ def _tell_what_fits(plan: Plan, store: Store, outcome: Outcome) -> None:
             warn(f"{stage.label}: with the {free:.1f} GB that are free, {fits} (schedule.imgsz, optim.micro_batch=1)")
 
 
+def slots_of(engine: dict[str, Any]) -> int:
+    """How many stages run side by side."""
+    return 1 if engine["name"] == "inline" else machine.at_once(engine)
+
+
 def carry_out(
     plan: Plan,
     store: Store,
@@ -168,7 +173,7 @@ def carry_out(
     engine = config_of(plan)["engine"]
     published = whole(plan, store) if published is None else published
     expected = expectation(plan, store, published)
-    slots = machine.at_once(engine)
+    slots = slots_of(engine)
     todo = expected.pending
     threads = engine["threads"] * engine.get("ranks", 1)
     if engine["device"] == "cpu" and threads > machine.cores() and todo and not engine.get("address"):

@@ -144,3 +144,7 @@ def test_a_multirun_of_profile_is_one_table(bare: Folder) -> None:
     assert result.out.count("fused |") == 2 * 4, result.err
     bare.refused("profile", "-m", "model=glob(yolo*)", "head.radius=2.0", says=["unknown key 'head.radius'"])
     bare.refused("profile", "-m", "stem=glob(zz*)", says=["stem=glob(zz*): none of builtin, conv3x3"])
+
+
+def test_a_plan_in_one_process_is_one_after_another(bare: Folder) -> None:
+    assert "stages to run, one after another" in bare.run("plan", "tiny").out
