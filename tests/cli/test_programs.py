@@ -54,7 +54,7 @@ def test_a_sweep_its_table_and_nothing_twice(mine: Folder) -> None:
     (line,) = [line for line in result.out.splitlines() if line.startswith("|  01")]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         "01",
-        "**8**",
+        "8",
         "8.050 ± 0.635",
         "+5.000 [+5.000, +5.000]",
         "2",
