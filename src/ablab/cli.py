@@ -103,7 +103,7 @@ def status(words: list[str]) -> int:
 def train(words: list[str]) -> int:
     """Train and evaluate one configuration: `ablab train model=NAME data=NAME [key=value ...]`.
 
-    With --multirun (-m) Hydra runs one for each combination: `ablab train -m stem=focus,conv3x3 seed=0,1`.
+    With --multirun (-m) one for each combination, in Hydra's grammar: `ablab train -m stem=focus,conv3x3 seed=0,1`.
     """
     if set(FLAGS) & set(words):
         return multirun("train", words, lambda job: _train_one(job, one_of_many=True))

@@ -23,21 +23,22 @@ def commands(console: str) -> Iterator[tuple[list[str], list[str]]]:
 
 
 @pytest.fixture
-def own_module() -> Iterator[None]:
-    yield
+def written(bare: Folder) -> Iterator[Folder]:
+    """A folder with the page's files."""
+    for _, name, text in BLOCK.findall(PAGE):
+        if name:
+            bare.write(name, text)
+    yield bare
     sys.modules.pop("spot", None)
 
 
-def test_the_page_does_what_it_says(bare: Folder, own_module: None) -> None:
+def test_the_page_does_what_it_says(written: Folder) -> None:
     blocks = BLOCK.findall(PAGE)
     assert [name for _, name, _ in blocks if name] == ["spot.py", "conf/model/spot.yaml"]
-    for _, name, text in blocks:
-        if name:
-            bare.write(name, text)
     ran = []
     for language, _, text in blocks:
         for words, lines in commands(text) if language == "console" else ():
-            result = bare.run(*words)
+            result = written.run(*words)
             refused = any(line.startswith("ablab: ") for line in lines)
             assert result.code == (2 if refused else 0), result.err
             printed = result.out + result.err
@@ -47,14 +48,11 @@ def test_the_page_does_what_it_says(bare: Folder, own_module: None) -> None:
                 map50 = float(result.out.splitlines()[-1].split("|")[2])
                 assert map50 > 25  # 43 where this was written; without learning it stays at 0
     assert ran == ["profile", "train", "profile", "profile"]
-    assert bare.trainings() == 1
+    assert written.trainings() == 1
 
 
-def test_a_part_chosen_in_place_of_the_recipe_s_own_takes_nothing_from_it(bare: Folder, own_module: None) -> None:
-    for _, name, text in BLOCK.findall(PAGE):
-        if name:
-            bare.write(name, text)
-    result = bare.run("config", "model=spot", "neck=pan_c3", "head=anchor", "head.box=0.1")
+def test_a_part_chosen_in_place_of_the_recipe_s_own_takes_nothing_from_it(written: Folder) -> None:
+    result = written.run("config", "model=spot", "neck=pan_c3", "head=anchor", "head.box=0.1")
     assert result.code == 0, result.err
     heads = dict(line.split("#")[0].strip().split(": ", 1) for line in result.out.splitlines() if line[:5] == "head.")
     keys = "_target_ classes anchors anchor_t box obj cls balance"
@@ -62,7 +60,7 @@ def test_a_part_chosen_in_place_of_the_recipe_s_own_takes_nothing_from_it(bare: 
     assert heads["head.box"] == "0.1"
     assert "neck.channels: [" in result.out
     assert "stem._target_: spot.Stem" in result.out
-    bare.refused("profile", "model=spot", "head.naer=2", says=["head.naer", "Did you mean 'head.near'?"])
+    written.refused("profile", "model=spot", "head.naer=2", says=["head.naer", "Did you mean 'head.near'?"])
 
 
 def test_a_recipe_does_not_set_a_key_of_a_part_that_it_does_not_bring(bare: Folder) -> None:
@@ -75,19 +73,16 @@ def test_a_recipe_without_its_first_line(bare: Folder) -> None:
     bare.refused("profile", "model=mine", says=["conf/model/mine.yaml: a recipe begins with", "# @package _global_"])
 
 
-def test_a_recipe_that_adds_a_part_to_another(bare: Folder, own_module: None) -> None:
-    for _, name, text in BLOCK.findall(PAGE):
-        if name.endswith(".py"):
-            bare.write(name, text)
+def test_a_recipe_that_adds_a_part_to_another(written: Folder) -> None:
     head = "head: {_target_: spot.Head, classes: '${model.classes}', near: 1.0, box: 1.0}"
     neck = "neck: {_target_: spot.Neck, channels: 64}"
     text = f"# @package _global_\ndefaults: [v5lite_s, _self_]\nmodel: {{name: mine}}\n{neck}\n{head}\n"
-    bare.write("conf/model/mine.yaml", text)
-    result = bare.run("config", "model=mine")
+    written.write("conf/model/mine.yaml", text)
+    result = written.run("config", "model=mine")
     assert "backbone._target_: ablab.models.backbones.shufflenet_v2.ShuffleNetV2" in result.out, result.err
     assert "head._target_: spot.Head" in result.out
     assert "head.anchors" not in result.out
-    assert bare.run("profile", "model=mine", "eval.resolutions=[64]").code == 0
+    assert written.run("profile", "model=mine", "eval.resolutions=[64]").code == 0
 
 
 def test_a_recipe_does_not_both_pick_and_bring_a_part(bare: Folder) -> None:

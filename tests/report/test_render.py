@@ -7,9 +7,11 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import study_record as made
+from matplotlib.axes import Axes
 
 from ablab import tracking
 from ablab.errors import UserError
@@ -31,6 +33,23 @@ def test_the_same_bytes_from_a_record_that_was_moved(recorded: str, report: Path
     render(f"sqlite:///{tmp_path}/moved.db", STUDY, tmp_path / "again")
     for name in ("table.md", "table.csv", "figures/map50_vs_flops.png", "figures/curves.png"):
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes()
+
+
+def test_every_point_has_its_name_at_every_input_size(
+    recorded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, annotate = [], Axes.annotate
+
+    def noted(axes: Axes, text: str, *places: Any, **keys: Any) -> Any:
+        named.append(text)
+        return annotate(axes, text, *places, **keys)
+
+    monkeypatch.setattr(Axes, "annotate", noted)
+    render(recorded, STUDY, tmp_path)
+    lines = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    points = [line["id"] for line in lines if line["map50"] and line["flops"]]
+    assert named == points
+    assert len(set(points)) < len(points)  # a variant at two sizes
 
 
 def test_the_csv_has_every_number_and_where_it_came_from(report: Path) -> None:

@@ -18,7 +18,7 @@ Points = Sequence[tuple[int, float]]  # (epoch, value)
 MARKERS = "osD^vP"  # one an input size
 COLOURS = [f"C{n}" for n in range(10)]
 BESIDE = ((12, 7), (12, -7), (-12, 7), (-12, -7), (0, 11), (0, -11), (17, 0), (-17, 0))  # places of a name, pt
-MANY_TIMES = 50  # as large as the smallest: losses of different heads, which no linear axis shows together
+MANY_TIMES = 50  # as large as the smallest: no linear axis shows both
 MOST_NAMED = 100  # rows or variants with their names in a picture: more cover each other, and take a minute to draw
 
 
@@ -33,12 +33,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """Numbers by epoch: variant -> its seeds' points. A marker is for what not every epoch has."""
+    """Numbers by epoch: variant -> its seeds' points. A marker is for what not every epoch has. any_scale: what
+    differs in scale from variant to variant, and then gets a logarithmic axis, as the losses of different heads."""
 
     title: str
     series: Mapping[str, Sequence[Points]]
     unit: float = 1
     marker: str = ""
+    any_scale: bool = False
 
 
 def tradeoff(table: Sequence[Row], x: Axis, y: Axis, baseline: str, file: Path) -> bool:
@@ -83,20 +85,20 @@ def tradeoff(table: Sequence[Row], x: Axis, y: Axis, baseline: str, file: Path) 
     figure.legend(loc="outside right upper", fontsize="small", frameon=False)  # inside it hides intervals
     if len(points) <= MOST_NAMED:
         figure.draw_without_rendering()  # the layout settles where a point is
-        _name(axes, {row.id: (x.unit * across.mean, y.unit * up.mean) for row, across, up in points})
+        _name(axes, [(row.id, x.unit * across.mean, y.unit * up.mean) for row, across, up in points])
     figure.savefig(file)
     return True
 
 
-def _name(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Each point's name beside it, where it covers no other point or name if there is such a place."""
+def _name(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Each point's name beside it, where it covers no other point or name if there is such a place. points: name, x, y;
+    those of one variant at several input sizes share a name."""
     half = 4 * axes.figure.dpi / 72  # of a marker, px
-    centres = axes.transData.transform(list(points.values()))
+    centres = axes.transData.transform([(x, y) for _, x, y in points])
     taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
-    for name, at in points.items():
-        label = axes.annotate(
-            name, at, BESIDE[0], textcoords="offset points", fontsize="small", ha="center", va="center"
-        )
+    for name, x, y in points:
+        label = axes.annotate(name, (x, y), BESIDE[0], textcoords="offset points", fontsize="small")
+        label.set(ha="center", va="center")
         boxes = []
         for offset in BESIDE:
             label.set_position(offset)
@@ -123,8 +125,8 @@ def curves(panels: Sequence[Panel], file: Path) -> bool:
         shown.set(xlabel="epoch", title=panel.title)
         shown.xaxis.set_major_locator(MaxNLocator(integer=True))
         shown.grid(alpha=0.25)
-        values = [abs(value) for seeds in panel.series.values() for points in seeds for _, value in points]
-        if panel.unit == 1 and values and 0 < MANY_TIMES * min(values) < max(values):
+        values = [value for seeds in panel.series.values() for points in seeds for _, value in points]
+        if panel.any_scale and values and 0 < MANY_TIMES * min(values) < max(values):
             shown.set_yscale("log")
     handles, labels = axes[0].get_legend_handles_labels()
     if len(labels) <= MOST_NAMED:

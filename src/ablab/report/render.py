@@ -233,7 +233,7 @@ def _pictures(
     else:
         name, y = "map50_vs_flops.png", figures.Axis("mAP50 (%)", lambda row: row.score("map50"), 100)
         x = figures.Axis("FLOPs (G)", _flops, 1e-9)
-        panels = [figures.Panel("training loss", series("train/loss"))]
+        panels = [figures.Panel("training loss", series("train/loss"), any_scale=True)]
         panels.append(figures.Panel("mAP50 on val (%)", series("val/map50"), 100, "."))
         told = "Training loss and mAP50 on val by epoch"
     shown = []

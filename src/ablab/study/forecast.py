@@ -105,13 +105,13 @@ class _Rates:
     def __call__(self, stage: Stage) -> tuple[float, float, float, str]:
         """(seconds, disk MB, peak MB, basis)."""
         parts = self.parts(stage)
-        key = like(stage, parts)
-        if (key, units(stage)) not in self._by_like:
-            self._by_like[key, units(stage)] = self._measured(_comparable(self.like.get(key, []), stage)[-LATEST:])
-        known = self._by_like[key, units(stage)]
+        key, work = like(stage, parts), units(stage)
+        if (key, work) not in self._by_like:
+            self._by_like[key, work] = self._measured(_comparable(self.like.get(key, []), work)[-LATEST:])
+        known = self._by_like[key, work]
         if known:
             rate, disk, lines = known
-            seconds, basis = rate * units(stage), LIKE
+            seconds, basis = rate * work, LIKE
         else:
             lines, disk = self.kind.get(stage.kind, [])[-LATEST:], None
             seconds, basis = self._by_macs(stage, parts, key)
@@ -129,20 +129,20 @@ class _Rates:
     def _by_macs(self, stage: Stage, parts: str, key: tuple[Any, ...]) -> tuple[float, str]:
         sized = bool(px(stage) and stage.images)
         _, _, _, device, precision, threads = key
-        engine = (stage.kind, device, precision, threads)
-        if (engine, units(stage)) not in self._by_kind:
-            self._by_kind[engine, units(stage)] = self._rate(stage, engine[1:], sized)
-        rate = self._by_kind[engine, units(stage)]
-        work = units(stage) * (self.macs.get(parts, self.typical) if sized else 1.0)
+        engine, passes = (stage.kind, device, precision, threads), units(stage)
+        if (engine, passes) not in self._by_kind:
+            self._by_kind[engine, passes] = self._rate(stage.kind, passes, engine[1:], sized)
+        rate = self._by_kind[engine, passes]
+        work = passes * (self.macs.get(parts, self.typical) if sized else 1.0)
         if rate is not None:
             return rate * work, KIND
         if sized:
             return work / (MACS_PER_SECOND.get(device, 1e10) * (threads if device != "cuda" else 1) or 1e10), DEFAULT
         return FIXED_SECONDS.get(stage.kind, 60.0) if not stage.images else work / IMAGES_PER_SECOND, DEFAULT
 
-    def _rate(self, stage: Stage, engine: tuple[Any, ...], sized: bool) -> float | None:
+    def _rate(self, kind: str, work: float, engine: tuple[Any, ...], sized: bool) -> float | None:
         """Seconds for a unit of work of a kind, of the same device, precision and threads where there are some."""
-        lines = _comparable(self.kind.get(stage.kind, []), stage)
+        lines = _comparable(self.kind.get(kind, []), work)
         if sized:  # those whose MACs are known, else all as of the typical ones
             lines = [line for line in lines if line.parts in self.macs] or lines
         same = [line for line in lines if (line.device, line.precision, line.threads) == engine]
@@ -153,8 +153,8 @@ class _Rates:
         return median(line.seconds / (line.units * each) for line, each in zip(chosen, macs, strict=True))
 
 
-def _comparable(lines: list[Line], stage: Stage) -> list[Line]:
-    return [line for line in lines if COMPARABLE * line.units >= units(stage)]
+def _comparable(lines: list[Line], work: float) -> list[Line]:
+    return [line for line in lines if COMPARABLE * line.units >= work]
 
 
 def _peak(stage: Stage, lines: list[Line]) -> float:

@@ -30,7 +30,7 @@ LAYOUT = 2  # part of every digest: raise it when this module writes something e
 TAG_LIMIT, PARAM_LIMIT, KEY_LIMIT = 5000, 6000, 250  # characters; the least of MLflow 2.10 to 3.x
 DATASET_DIGEST_LIMIT = 36  # characters
 # Groups that say where things are, not what is compared.
-HOUSEKEEPING = ("tracking", "store", "reports", "hydra")
+HOUSEKEEPING = ("tracking", "store", "reports")
 
 
 Curve = dict[str, list[tuple[int, float]]]
