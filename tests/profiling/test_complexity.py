@@ -55,6 +55,18 @@ def test_the_fused_numbers_are_those_of_the_deployed_form() -> None:
     assert round(numbers["flops_fused"] / 1e9, 4) == 15.6171
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_mobilenetv3_small_minimal_100"])
+def test_thop_counts_what_another_library_derives_from_torch_s_layers(name: str) -> None:
+    """timm's BatchNorm with an activation, and its convolution that pads by itself; BatchNorm is 4 an element."""
+    pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    words = ["model=v5lite_s", "model.classes=2", "backbone=timm", "stem=builtin", f"backbone.name={name}"]
+    numbers = profile(build(compose(words).resolved), 64)
+    elements = numbers["elements"]["trained"]["64"]
+    through_norms = numbers["thop_macs"] - numbers["thop_macs_fused"]
+    assert through_norms == 4 * elements["bn"] > 0
+    assert numbers["thop_macs_fused"] >= numbers["conv_macs_fused"] == elements["conv_macs"]
+
+
 def test_conv_macs_grow_with_the_area() -> None:
     net = detector("yolov5n")
     small, large = profile(net, 64), profile(net, 128)

@@ -103,8 +103,11 @@ def folded(conv: Any, bn: Any) -> nn.Conv2d:
 
 
 def is_plain(module: nn.Module | None) -> bool:
-    """Whether it convolves and does nothing else: a subclass may standardise its weights, say."""
-    return type(module).forward is nn.Conv2d.forward if isinstance(module, nn.Conv2d) else False
+    """Whether it convolves and does nothing else to its weights: a subclass may standardise them, say. timm's
+    convolution with TensorFlow's padding pads the input and is plain."""
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return type(module).forward is nn.Conv2d.forward or type(module).__name__ == "Conv2dSame"
 
 
 def _normalises(module: nn.Module) -> bool:

@@ -4,7 +4,8 @@ Two counts of MACs stand side by side because they differ. conv_macs is exact fo
 rest. thop 0.1 counts convolutions (without their biases) and linear layers, 4 per element of an affine
 BatchNorm, 1 per output element of a nearest upsampling (11 bilinear), average pooling and softmax; ReLU,
 LeakyReLU, max pooling count 0, and what it has no rule for (SiLU, Hardswish, functional calls) counts
-nothing.
+nothing. It goes by the exact class; here another library's subclass (timm's BatchNorm with an activation) counts as
+what it is derived from.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def _count(detector: nn.Module, imgsz: int, device: str) -> tuple[int, int]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import thop
+        from thop.profile import profile as thop_profile
+        from thop.profile import register_hooks as rules
 
     counted = counting_copy(detector, device)  # thop leaves buffers in the modules it has seen
     conv_macs = 0
@@ -65,7 +67,10 @@ def _count(detector: nn.Module, imgsz: int, device: str) -> tuple[int, int]:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(add)
     image = torch.zeros(1, 3, imgsz, imgsz, device=device)
-    thop_macs, _ = thop.profile(counted, inputs=(image,), verbose=False)
+    kinds = {type(module) for module in counted.modules()} - rules.keys()
+    derived = {kind: [rules[base] for base in kind.__mro__ if base in rules] for kind in kinds}
+    nearest = {kind: found[0] for kind, found in derived.items() if found}
+    thop_macs, _ = thop_profile(counted, (image,), nearest, verbose=False)
     return int(thop_macs), conv_macs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,15 @@ def test_a_file_of_timm_s_gives_timm_s_features(parts: Any, tmp_path: Path, name
         assert (ours - other).abs().max() < 2e-5 * other.abs().max()
 
 
+FIRST_LAYERS = {
+    "resnet18": ("conv1", "bn1"),
+    "convnext_atto": ("stem.0", "stem.1"),
+    "tf_mobilenetv3_small_minimal_100": ("conv_stem", "bn1"),
+}
+
+
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+@pytest.mark.parametrize("name", FIRST_LAYERS)
 @torch.no_grad()
 def test_pixels_prepared_in_another_way_look_the_same(parts: Any, tmp_path: Path, name: str, channels: str) -> None:
     """Into BatchNorm's mean, or into a convolution's bias; but for the edge, to which zeros are added."""
@@ -86,23 +94,24 @@ def test_pixels_prepared_in_another_way_look_the_same(parts: Any, tmp_path: Path
     detector = build(config).eval()
     start.take_over(detector, tmp_path / "theirs.pth", config)
     pixels = torch.randint(256, (2, 3, 64, 96)).float()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    halves = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # what TensorFlow's networks are given
+    trained_on = halves if name.startswith("tf_") else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in trained_on)
     seen = (pixels / 255 - mean) / std
     ours = (pixels if channels == "rgb" else pixels.flip(1)) / 255
-    layers = ("conv1", "bn1") if name == "resnet18" else ("stem.0", "stem.1")
     found, expected = ours, seen
-    for layer in layers:
+    for layer in FIRST_LAYERS[name]:
         found, expected = detector.backbone.model.get_submodule(layer)(found), theirs.get_submodule(layer)(expected)
-    inside = (..., slice(2, -2), slice(2, -2)) if name == "resnet18" else ()
+    inside = () if name == "convnext_atto" else (..., slice(2, -2), slice(2, -2))
     torch.testing.assert_close(found[inside], expected[inside], rtol=1e-4, atol=1e-4)
 
 
 def test_pixels_that_no_convolution_alone_sees(parts: Any, tmp_path: Path) -> None:
-    """Its first convolution pads the image by itself."""
-    torch.save(trained("tf_mobilenetv3_small_minimal_100").state_dict(), tmp_path / "theirs.pth")
-    config = parts(*SMALL, "backbone.name=tf_mobilenetv3_small_minimal_100")
+    """Its first convolution standardises its weights."""
+    torch.save(trained("nf_regnet_b0").state_dict(), tmp_path / "theirs.pth")
+    config = parts(*SMALL, "backbone.name=nf_regnet_b0")
     with pytest.raises(
-        UserError, match=r"expected preprocess\.channels=rgb, preprocess\.mean=\[127\.5, 127\.5, 127\.5\]"
+        UserError, match=r"expected preprocess\.channels=rgb, preprocess\.mean=\[123\.675, 116\.28, 103\.53\]"
     ):
         start.take_over(build(config), tmp_path / "theirs.pth", config)
 
@@ -152,9 +161,8 @@ def test_starts_from_the_seed_alone() -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["resnetv2_18d", "densenet121", "vgg11_bn"])
-def test_fusing_keeps_activations_within_norms_and_layers_that_are_looked_up_by_place(name: str) -> None:
+def deployed(name: str) -> Detector:
+    """What is deployed of a network whose norms do something; its maps are the same."""
     torch.manual_seed(0)
     part = backbone(name, 8, 16).double()
     for module in part.modules():
@@ -163,8 +171,29 @@ def test_fusing_keeps_activations_within_norms_and_layers_that_are_looked_up_by_
             nn.init.normal_(module.bias)
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     detector = Detector(nn.Identity(), part.eval(), Through(), Through())
-    for ours, folded in zip(detector(image), fuse(detector)(image), strict=True):
+    fused = fuse(detector)
+    for ours, folded in zip(detector(image), fused(image), strict=True):
         torch.testing.assert_close(ours, folded, rtol=1e-9, atol=1e-9)
+    return fused
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnetv2_18d", "densenet121", "vgg11_bn"])
+def test_fusing_keeps_activations_within_norms_and_layers_that_are_looked_up_by_place(name: str) -> None:
+    deployed(name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mobileone_s0", "repghostnet_050", "tf_mobilenetv3_small_minimal_100"])
+def test_branches_are_merged_and_convolutions_that_pad_by_themselves_folded(name: str) -> None:
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in deployed(name).modules())
+
+
+@torch.no_grad()
+def test_repvgg_is_one_convolution_a_block_when_deployed() -> None:
+    """RepVGG-A0 (Ding et al. 2021) down to stride 16: 1, 2, 4 and 14 blocks of 48, 48, 96 and 192 channels."""
+    widths = [3, 48, 48, 48, *[96] * 4, *[192] * 14]
+    assert count(deployed("repvgg_a0")) == sum(9 * i * o + o for i, o in pairwise(widths))
 
 
 class Through(nn.Identity):

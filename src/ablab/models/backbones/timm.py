@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -53,6 +54,14 @@ class TimmBackbone(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return list(self.model.forward_intermediates(image, indices=self._indices, intermediates_only=True))
+
+    def deployed(self) -> TimmBackbone:
+        """The same with its branches merged, where timm merges them (RepVGG, MobileOne, FastViT)."""
+        from timm.utils.model import reparameterize_model
+
+        merged = copy.copy(self)
+        merged._modules = {"model": reparameterize_model(self.model)}  # a copy
+        return merged
 
     def published(self) -> Published:
         """Timm's own files for this name; they may hold what follows the last map, too. Their pixels are taken to be
