@@ -156,7 +156,11 @@ def _how_it_went(trained: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def evaluate(words: list[str]) -> int:
-    """COCO AP of weights: `ablab eval model=NAME weights=FILE data=NAME eval.resolutions=[320,416]`."""
+    """COCO AP of weights: `ablab eval weights=FILE data=NAME [model=NAME] [eval.resolutions=[320,416]]`.
+
+    Weights of ablab's own know their network and the size that they were trained at; others need model=. NMS and the
+    lowest score that counts are those of eval=coco, unless eval= or the model= says otherwise.
+    """
     from ablab.console import table
     from ablab.driver import measure
 
@@ -164,7 +168,7 @@ def evaluate(words: list[str]) -> int:
     weights = own["weights"]
     if weights is None:
         compose(asked)  # names a mistyped key
-        raise UserError("name the weights: ablab eval model=NAME weights=FILE data=NAME")
+        raise UserError("name the weights: ablab eval weights=FILE data=NAME [model=NAME]")
     file = Path(str(weights)).resolve()
     file = file / "weights.safetensors" if file.is_dir() else file
     if not file.is_file():

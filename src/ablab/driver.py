@@ -11,6 +11,7 @@ from typing import Any
 from ablab.config import Override, compose, flatten
 from ablab.errors import UserError
 from ablab.store import Store
+from ablab.study.described import described_by, names_network
 from ablab.study.plan import Describe, Plan, baseline_config, compile, settle
 from ablab.study.study import Study, load, published, single
 from ablab.sweep import built, carry_out, run, split_of, store_of
@@ -107,6 +108,7 @@ def measure(asked: list[Override], kinds: set[str], weights: Path | None = None)
 
         others = [split for split in SPLITS if split != config["eval"]["split"]]
         asked = [*asked, *(Override(f"data.{s}", None) for s in others if isinstance(config["data"].get(s), str))]
+        asked += _size_trained_at(weights, asked)
         config = compose(asked).resolved
     bare = kinds == {"profile"} and not any(o.key == "data" or o.key.startswith("data.") for o in asked)
     describe = _classes_only(config["model"]["classes"] or 80) if bare else describe_data(config)
@@ -116,6 +118,13 @@ def measure(asked: list[Override], kinds: set[str], weights: Path | None = None)
     if outcome.failures:
         raise UserError(next(iter(outcome.failures.values())))
     return [store.read(f)["numbers"] for f, stage in plan.stages.items() if stage.kind != "data"]
+
+
+def _size_trained_at(weights: Path | None, asked: list[Override]) -> list[Override]:
+    """The input size of a file that says what network it is of, where the user names neither a network nor a size."""
+    sized = any(override.key.startswith(("eval.resolutions", "schedule")) for override in asked)
+    size = None if weights is None or sized or names_network(asked) else described_by(weights).get("imgsz")
+    return [Override("eval.resolutions", [size], "the weights")] if type(size) is int else []
 
 
 def render_experiments(asked: list[Override]) -> Path:

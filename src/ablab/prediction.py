@@ -17,12 +17,12 @@ from ablab import machine
 from ablab.config import Override, compose, groups, parse
 from ablab.driver import describe_data, reports_folder
 from ablab.errors import UserError, nearest
+from ablab.study.described import names_network, network
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # that OpenCV's wheels can write, best first
 GIVE_UP = 100  # broken frames in a row
 OWN = {"weights": None, "source": None, "out": None, "conf": 0.25, "imgsz": None}
-PARTS = ("model", "stem", "backbone", "neck", "head", "head_prune", "preprocess")  # groups that say what the network is
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,8 @@ def _configuration(asked: list[Override], says: dict[str, Any]) -> tuple[dict[st
     if names is None and "data" in groups:
         names = describe_data(config)(config["data"])["names"]
     head = says.get("head", {})
-    if groups.isdisjoint(PARTS):
-        targets = [str(part.get("_target_")) for part in says.values() if "_target_" in part]
-        foreign = [target for target in targets if not target.startswith("ablab.models.")]
-        if foreign or not targets:
-            what = f"of a network with {foreign[0]}" if foreign else "of a network that they do not describe"
-            raise UserError(f"these weights are {what}: name it with model=NAME, and its parts")
-        config |= says
+    if not names_network(asked):
+        config |= network(says)
     else:
         if config["model"]["classes"] is None:
             classes = len(names) if names else head.get("classes", 80)

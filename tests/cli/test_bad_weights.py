@@ -42,6 +42,16 @@ def test_the_right_weights_are_measured(folder: Folder, weights: Path) -> None:
     assert folder.run(*EVAL, f"weights={weights.parent}").code == 0  # a training's folder in the store
 
 
+def test_weights_know_their_network_and_its_size(folder: Folder, weights: Path) -> None:
+    asked = [*SCENES, f"weights={weights}"]
+    named = folder.run(*EVAL, f"weights={weights}")
+    assert folder.run("eval", *asked).out == named.out != ""
+    foreign = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(foreign, folder.path / "silent.safetensors")
+    told = ["these weights are of a network that they do not describe", "model=NAME"]
+    folder.refused("eval", *SCENES, "weights=silent.safetensors", says=told)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

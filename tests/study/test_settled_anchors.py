@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from ablab.data import anchors
 from ablab.errors import UserError
 from ablab.models.detector import build
-from ablab.study.anchors import described_by, settle
+from ablab.study.anchors import settle
+from ablab.study.described import described_by
 from ablab.training import weights
 
 RNG = np.random.default_rng(0)

@@ -9,16 +9,15 @@ evaluated, and under `auto`, in place of the given ones, where a training starts
 from __future__ import annotations
 
 import json
-import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ablab.errors import UserError
+from ablab.study.described import described_by
 
 CHOICES = ("auto", "given", "fitted")
 LEAST = 0.98  # best possible recall under which `auto` fits
-_HEADER = 100_000_000  # bytes, safetensors' own limit
 
 
 def settle(config: dict[str, Any], description: dict[str, Any], weights: Path | None = None) -> dict[str, Any]:
@@ -65,18 +64,6 @@ def _resolved(knob: str, given: str, anchor_t: float, imgsz: int, described: str
     if fitted is None or (knob == "auto" and recall(fitted, sizes, anchor_t) <= found):
         return given
     return json.dumps(fitted)
-
-
-def described_by(file: Path) -> dict[str, Any]:
-    """What a weights.safetensors of ablab's says of its network, read without torch; {} for any other file."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= _HEADER else {}
-        found = json.loads(header["__metadata__"]["ablab"])
-    except (OSError, struct.error, ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _shape(anchors: Any) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from ablab.errors import UserError, nearest
 from ablab.stages.declare import BY_CONTENT, KINDS
 from ablab.store import checksum
 from ablab.study import anchors, budget, command, cutting, limits
+from ablab.study.described import described_by, names_network, network
 from ablab.study.equal import refuse_equal_arms
 from ablab.study.fingerprint import code, digest, libraries_of, modules_of, targets, versions
 from ablab.study.phases import refuse_blind_patience, refuse_lonely_patience, stages_of
@@ -184,8 +185,9 @@ def settle(
     """A complete configuration with what the data, the files and the machine decide: classes, anchors, the content of
     `start.weights`, device, precision, threads.
 
-    weights: a file that is evaluated rather than trained, which brings its anchors. Raises UserError for a value out
-    of its limits, a file that is not there, or if `model.classes` was set to another number than the data has.
+    weights: a file that is evaluated rather than trained, which brings its anchors and, where the overrides say nothing
+    of the network, all its parts. Raises UserError for a value out of its limits, a file that is not there, or if
+    `model.classes` was set to another number than the data has.
     """
     limits.check(composed)
     config = composed.resolved
@@ -205,6 +207,8 @@ def settle(
     config = config | {"start": start}
     if config["backbone"].get("pretrained") is not None:  # training's to take over, no part of the network
         config = config | {"backbone": config["backbone"] | {"pretrained": None}}
+    if weights and not names_network(overrides):
+        config = config | network(described_by(weights))
     head = anchors.settle(config, description, weights)
     engine = machine.settle(config["engine"])
     settled = config | {"head": head, "engine": engine}
