@@ -85,9 +85,10 @@ class Folder:
         return Result(code, out.getvalue(), err.getvalue())
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a command as a process of its own."""
+        """Start a command as a process of its own, by the script that users start: `python -m` may end a program that
+        was interrupted while it imported by the signal, whatever the program returns."""
         return subprocess.Popen(
-            [sys.executable, "-m", "ablab.cli", *words],
+            [Path(sys.executable).with_name("ablab"), *words],
             cwd=self.path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
