@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from working_folder import STUDY, Folder
+from working_folder import SCENES, STUDY, TINY, Folder
 
 PARTS = '''
 from torch import nn
@@ -92,6 +92,13 @@ def test_parts_that_do_not_fit_are_both_named_before_training(
 ) -> None:
     folder.write("conf/neck/mine.yaml", f"_target_: {parts}.TwoLevels\n")
     folder.refused("sweep", "tiny", *words, says=says)
+
+
+def test_a_mistake_is_told_once_and_before_the_images_are_read(folder: Folder) -> None:
+    result = folder.run("train", *TINY, *SCENES, "schedule.imgsz=72", "engine=inline")
+    assert result.err.count("not a multiple of 32") == 1
+    assert result.message.startswith("ablab: ")
+    assert "check every image" not in result.err
 
 
 @pytest.mark.parametrize(

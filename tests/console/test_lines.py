@@ -99,3 +99,10 @@ def test_one_variant_needs_no_name(told: Any) -> None:
     plan = made.plan(["defaults"], (0,), phases=1)
     train = next(stage for stage in plan.stages.values() if stage.kind == "train")
     assert told(("start", train, {}), plan=plan)[0] == "train    phase 1/1, 40 epochs at 640 px, seed 0"
+
+
+def test_a_failure_of_the_only_variant_is_told_once(told: Any) -> None:
+    plan = made.plan(["defaults"], (0,), phases=1)
+    train = next(stage for stage in plan.stages.values() if stage.kind == "train")
+    lines = told(("start", train, {}), ("failed", train, {"reason": "ValueError: no"}), plan=plan)
+    assert sum("ValueError: no" in line for line in lines) == 1

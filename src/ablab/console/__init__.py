@@ -15,6 +15,7 @@ from ablab.console.lines import Lines, is_turn
 from ablab.console.state import State
 from ablab.engine.events import Events
 from ablab.engine.log import outcome_of
+from ablab.errors import UserError
 from ablab.study.plan import Plan, Stage
 
 REFRESHES = 2  # a second
@@ -43,7 +44,8 @@ class Progress:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        self.close(outcome_of(error))
+        # A mistake's own message comes last, from the command line.
+        self.close("stopped" if isinstance(error, UserError) else outcome_of(error))
 
     def __call__(self, happening: str, stage: Stage, facts: dict[str, Any]) -> None:
         """Listen to an executor."""
@@ -76,6 +78,8 @@ class Progress:
         past = words.clock(time.time() - state.first["at"])
         waiting = state.to_go + len(state.running)
         self._say(f"{state.first['study']}: {outcome} after {past}: {words.counts(state.counts, 0, waiting)}")
+        if state.first["n_variants"] == 1:  # its line stands above
+            return
         for event in state.failures[:SHOWN_FAILURES]:
             reason = event["reason"].splitlines()[0] if event["reason"] else ""
             self._say(f"  failed: {words.title(event, state.first['n_variants'])}: {reason}")

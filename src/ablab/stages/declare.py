@@ -41,8 +41,8 @@ NUMERICS = ("torch", "torchvision", "numpy", "opencv-python-headless", "hotcoco"
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("data", ("data",), ("opencv-python-headless", "scikit-learn"), check=True),
         Kind("smoke", (*PARTS, "uncut", "preprocess", "optim", "start", *ENGINE, "sizes"), ("torch",), check=True),
+        Kind("data", ("data",), ("opencv-python-headless", "scikit-learn"), check=True),
         Kind("profile", (*PARTS, "imgsz"), ("torch", "thop"), check=True),
         Kind(
             "train",
