@@ -79,8 +79,8 @@ def parts(folder: Folder, request: pytest.FixtureRequest) -> str:
     [
         (["neck=mine"], ["head AnchorHead does not fit neck TwoLevels", "strides [8, 16]"]),
         (["head.anchors=[[[9,9]],[[9,9]]]"], ["head AnchorHead does not fit neck PAN", "anchors for 2", "[8, 16, 32]"]),
-        (["backbone.channels=[8,16]"], ["backbone CSPDarknet does not fit stem", "one entry for each stage"]),
-        (["neck.channels=[8,8]"], ["neck PAN does not fit backbone CSPDarknet", "channels has 2 widths"]),
+        (["backbone.channels=[8,16]"], ["backbone.channels and counts were expected", "one entry for each stage"]),
+        (["neck.channels=[8,8]"], ["neck PAN does not fit backbone CSPDarknet", "channels for 2 levels"]),
         (["neck._target_=nowhere.Neck"], ["neck._target_", "'nowhere.Neck'", "No module named 'nowhere'"]),
         (["neck._target_=ablab.models.necks.pan.PANN"], ["'PANN' is no Module", "Did you mean 'PAN'?"]),
         (["neck._target_=os.path.join"], ["neck._target_", "'join' is no Module"]),

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from ablab.config import groups
+from ablab.config import compose, groups
 from ablab.errors import UserError
 from ablab.models.detector import build, fuse
+from ablab.profiling.elements import elements
+from ablab.training import optim
 
 TARGETS = torch.tensor([[0, 1, 4.0, 6, 30, 40], [1, 0, 20.0, 10, 60, 63]])
 SMALL = ["model.width=0.125", "model.classes=2"]
@@ -42,7 +44,7 @@ def pairwise():
 
 
 @pytest.mark.parametrize("names", pairwise(), ids="-".join)
-def test_parts_go_together_or_are_refused_with_both_named(choice, names):
+def test_parts_go_together_or_are_refused_with_both_named(choice, conv_macs, names):
     """A backbone may refuse a stem, its own or another's; a head a neck, because of its number of levels."""
     if "timm" in names:
         pytest.importorskip("timm", reason="the extra `timm` is not installed")
@@ -64,10 +66,17 @@ def test_parts_go_together_or_are_refused_with_both_named(choice, names):
     assert detector.max_stride == 32
     assert detector.classes == 2
     images = torch.rand(2, 3, 64, 64)
-    losses = detector.loss(detector(images), TARGETS, 0.5)
-    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
-    sum(losses.values()).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+    assert 0 < elements(detector, [64])[64]["conv_macs"] == conv_macs(detector, 64)
+    detector.train()
+    optimizers = optim.build(detector, compose([]).resolved["optim"])
+    for step in range(2):
+        losses = detector.loss(detector(images), TARGETS, step / 2)
+        assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+        sum(losses.values()).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
     boxes, scores = detector.eval().decode(detector(images))
     cells = sum((64 // stride) ** 2 for stride in detector.neck.out_strides)
     assert boxes.shape[1] % cells == 0
@@ -202,12 +211,29 @@ def test_other_numbers_of_levels(parts):
 def test_mismatched_parts_are_both_named(parts):
     config = parts("model=yolov5n")
     config["head"]["anchors"] = config["head"]["anchors"][:2]
-    with pytest.raises(UserError, match=r"head AnchorHead does not fit neck PAN: anchors for 2"):
+    with pytest.raises(UserError, match=r"head AnchorHead does not fit neck PAN: it has anchors for 2"):
         build(config)
     config = parts("model=yolov5n")
     config["backbone"] |= {"channels": [16, 24, 32], "counts": [1, 1, 1]}
     with pytest.raises(UserError, match=r"neck PAN does not fit backbone CSPDarknet: .*\[8, 16\]"):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "group", "keys", "message"),
+    [
+        ("nanodet_m", "head", {"top_k": 0}, "head.top_k must be a whole number from 1 on, found 0"),
+        ("yolo_fastest_1_1", "head", {"scale_x_y": 0.5}, "head.scale_x_y must be 1 or more, found 0.5"),
+        ("v5lite_e", "backbone", {"activation": "rleu"}, "backbone.activation 'rleu' is unknown. Did you mean 'relu'?"),
+        ("yolov5n", "neck", {"down": "pool"}, "neck.down 'pool' is unknown"),
+    ],
+)
+def test_a_wrong_value_is_its_key_s_fault_and_no_misfit(parts, recipe, group, keys, message):
+    config = parts(f"model={recipe}")
+    config[group] |= keys
+    with pytest.raises(UserError) as error:
+        build(config)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from ablab.config import compose
 from ablab.data import anchors
 from ablab.errors import UserError
 from ablab.models.detector import build
@@ -55,13 +56,21 @@ def test_the_first_phase_has_the_size_that_counts() -> None:
 
 
 def test_what_has_no_anchors_or_no_boxes_is_left_alone() -> None:
-    config = tiny.config("model.anchors=fitted")
+    config = tiny.config()
     assert settle(config, {"names": [], "splits": {}})["anchors"] == GIVEN
     free = {key: value for key, value in config["head"].items() if key != "anchors"}
     assert settle(config | {"head": free}, description(MINUTE)) == free
     for wrong in ([[[1, 2]], [[3, 4], [5, 6]]], [[[0, 1]]], "none", [[1, 2]], []):  # the head will refuse them
         head = config["head"] | {"anchors": wrong}
         assert settle(config | {"head": head}, description(MINUTE)) == head
+
+
+@pytest.mark.parametrize(("recipe", "head"), [("yolo_fastest_1_1", "DarknetHead"), ("yolox_nano", "YOLOXHead")])
+def test_a_head_that_has_none_to_fit(recipe: str, head: str) -> None:
+    config = compose([f"model={recipe}", "model.classes=2", "model.anchors=fitted"]).resolved
+    with pytest.raises(UserError, match=rf"model\.anchors=fitted: head {head} has no anchors that could be fitted"):
+        settle(config, description(COVERED))
+    assert settle(config | {"model": config["model"] | {"anchors": "auto"}}, description(COVERED)) == config["head"]
 
 
 def test_too_few_sizes_to_fit() -> None:

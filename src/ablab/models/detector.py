@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -65,7 +66,8 @@ class Detector(nn.Module):
         sum is multiplied by the images of the step.
 
         targets (n, 6) float32: index of the image in the batch, class, x1, y1, x2, y2 in px of the network
-        input. progress in [0, 1]: how much of the training is over (some losses change late).
+        input. progress in [0, 1]: how much of the phase is over (some losses change late); of the
+        phase, since those of different schedules share it.
         """
         return self.head.loss(raw, targets, progress)  # type: ignore[operator]
 
@@ -106,7 +108,10 @@ def build(parts: Mapping[str, Any]) -> Detector:
         try:
             part = part_class(list(channels), list(strides), **keys)
         except UserError as error:
-            if str(error).startswith(f"{group}."):  # a key's own fault
+            first_word = re.match(r"\w*", str(error))
+            if first_word and first_word[0] in keys:  # that key's own fault
+                raise UserError(f"{group}.{error}") from error
+            if str(error).startswith(f"{group}."):
                 raise
             raise UserError(f"{name} does not fit {before}: {error}") from error
         channels, strides = getattr(part, "out_channels", []), getattr(part, "out_strides", [])

@@ -26,10 +26,16 @@ def settle(config: dict[str, Any], description: dict[str, Any], weights: Path | 
     description: the data's (ablab.data.identity). weights: a file that is evaluated rather than trained; the one that
     a training starts from is the configuration's `start.weights`. A head
     without `anchors` and `anchor_t`, or with values that it will refuse, stays as it is, and so does one whose data
-    has no train split. Raises UserError if anchors are to be fitted to fewer different sizes of boxes than there are
-    anchors.
+    has no train split. Raises UserError if anchors are to be fitted for a head that has none to fit, or to fewer
+    different sizes of boxes than there are anchors.
     """
     head, knob = config["head"], config["model"]["anchors"]
+    if knob == "fitted" and not {"anchors", "anchor_t"} <= head.keys():
+        name = str(head.get("_target_")).rpartition(".")[2]
+        raise UserError(
+            f"model.anchors=fitted: head {name} has no anchors that could be fitted (keys anchors and anchor_t, as "
+            "head=anchor has them); expected auto or given"
+        )
     shape = _shape(head.get("anchors"))
     if knob == "given" or shape is None or not _is_number(head.get("anchor_t")) or head["anchor_t"] <= 1:
         return dict(head)

@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _code(modules: tuple[str, ...], folder: Path) -> tuple[str, dict[str, str]]:
         top = module.partition(".")[0]
         root = PACKAGE.parent if top == PACKAGE.name else roots.get(top) or folder
         if "site-packages" in root.parts and top != PACKAGE.name:
-            seen[top] = " ".join(map(_version, importlib.metadata.packages_distributions().get(top, [])))
+            seen[top] = " ".join(map(_version, _holders().get(top, [])))
             continue
         file = _file(module, root)
         if file is None:
@@ -156,8 +156,13 @@ def imported_by(file: Path, package: str) -> tuple[str, ...]:
 def installed(modules: Iterable[str]) -> dict[str, str]:
     """Versions of the distributions that hold these top-level modules, of those that are installed."""
     tops = set(modules) - sys.stdlib_module_names
-    holders = importlib.metadata.packages_distributions() if tops else {}
-    return versions(sorted({name for top in tops for name in holders.get(top, [])}))
+    return versions(sorted({name for top in tops for name in _holders().get(top, [])}))
+
+
+@cache
+def _holders() -> Mapping[str, list[str]]:
+    """The distributions that hold each top-level module: to find out takes half a second."""
+    return importlib.metadata.packages_distributions()
 
 
 @cache

@@ -139,7 +139,7 @@ def test_anchors_are_no_weights():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"strides": [8, 16, 32]}, r"masks has 2 levels; .*\[8, 16, 32\]"),
+        ({"strides": [8, 16, 32]}, r"masks for 2 levels; .*\[8, 16, 32\]"),
         ({"masks": [[0, 1], [2, 4]]}, "0 to 3"),
         ({"masks": [[0, 1], [2]]}, "as many"),
         ({"masks": [[0, 0], [1, 2]]}, "different"),

@@ -54,8 +54,8 @@ def test_as_many_levels_as_widths():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tiny((8,), (32,), (8, 8)), r"2 widths.*\[32\]"),
-        (lambda: tiny((8, 8), (16, 32), ()), "0 widths"),
+        (lambda: tiny((8,), (32,), (8, 8)), r"channels for 2 levels.*\[32\]"),
+        (lambda: tiny((8, 8), (16, 32), ()), "channels for 0 levels"),
         (lambda: tiny((8, 8), (8, 32), (8, 8)), r"double.*\[8, 32\]"),
         (lambda: tiny((8, 8), (16, 32), (8, 1)), "channels: .* found 0"),
         (lambda: fastest((8,), (32,)), r"two or more .*\[32\]"),

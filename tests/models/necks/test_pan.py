@@ -47,7 +47,7 @@ def test_down_is_the_one_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("channels", "strides", "message"), [((8, 8), (8, 16), "3 widths"), ((8, 8, 8), (8, 16, 64), "double")]
+    ("channels", "strides", "message"), [((8, 8), (8, 16), "channels for 3 levels"), ((8, 8, 8), (8, 16, 64), "double")]
 )
 def test_mistakes(channels, strides, message):
     with pytest.raises(UserError, match=message):

@@ -42,7 +42,7 @@ class AnchorHead(nn.Module):
         super().__init__()
         if not len(anchors) == len(balance) == len(in_strides):
             raise UserError(
-                f"anchors for {len(anchors)} and balance for {len(balance)} levels were given; "
+                f"it has anchors for {len(anchors)} and balance for {len(balance)} levels; "
                 f"the maps that come have the strides {in_strides}"
             )
         try:

@@ -47,7 +47,7 @@ class DarknetHead(nn.Module):
     ) -> None:
         super().__init__()
         if len(masks) != len(in_strides):
-            raise UserError(f"masks has {len(masks)} levels; the maps that come have the strides {in_strides}")
+            raise UserError(f"it has masks for {len(masks)} levels; the maps that come have the strides {in_strides}")
         try:
             sizes = torch.tensor(anchors, dtype=torch.float32)
         except (TypeError, ValueError):

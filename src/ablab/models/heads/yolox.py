@@ -19,7 +19,7 @@ class YOLOXHead(nn.Module):
     objectness, depthwise separable where `depthwise`, then 1×1 convolutions to the predictions.
 
     Gains `box`, `obj`, `cls`, `l1` multiply the losses of ablab.models.heads.yolox_loss; that on the raw box outputs,
-    `l1`, begins at the share `l1_from` of the training. `radius` (in strides) and `candidates` are SimOTA's.
+    `l1`, begins at the share `l1_from` of the phase. `radius` (in strides) and `candidates` are SimOTA's.
 
     Raises UserError for classes, width, radius or candidates that are none.
     """
@@ -48,7 +48,7 @@ class YOLOXHead(nn.Module):
         if not radius > 0:
             raise UserError(f"radius must be above 0 strides, found {radius}")
         if not 0 <= l1_from <= 1:
-            raise UserError(f"l1_from must be a share of the training, from 0 to 1, found {l1_from}")
+            raise UserError(f"l1_from must be a share of the phase, from 0 to 1, found {l1_from}")
         self.classes = classes
         self.radius, self.candidates, self.l1_from = radius, candidates, l1_from
         self.gains = {"box": box, "obj": obj, "cls": cls, "l1": l1}

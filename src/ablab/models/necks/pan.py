@@ -39,7 +39,7 @@ class PathAggregation(nn.Module):
         levels = len(in_channels)
         if len(channels) != levels or levels < 2:
             raise UserError(
-                f"channels has {len(channels)} widths, one for each of two or more levels was expected; "
+                f"it has channels for {len(channels)} levels, one for each of two or more was expected; "
                 f"the maps that come have the strides {in_strides}"
             )
         if any(coarse != 2 * fine for fine, coarse in pairwise(in_strides)):

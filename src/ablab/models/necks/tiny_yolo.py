@@ -28,8 +28,8 @@ class TinyYOLONeck(nn.Module):
         levels = len(channels)
         if levels < 1 or len(in_strides) < levels:
             raise UserError(
-                f"channels has {levels} widths, one for each of the coarsest maps; those that come have the strides "
-                f"{in_strides}"
+                f"it has channels for {levels} levels, one for each of the coarsest maps; those that come have the "
+                f"strides {in_strides}"
             )
         widths, strides = in_channels[-levels:], in_strides[-levels:]
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
