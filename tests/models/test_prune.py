@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ablab.config import groups
 from ablab.errors import UserError
 from ablab.models.blocks import ConvBNAct
 from ablab.models.detector import Detector, build
 from ablab.models.prune import cut
 
 pytest.importorskip("torch_pruning", reason="the extra `prune` is not installed")
-SMALL = ["model.classes=3", "model.width=0.25"]
+SMALL = ["model.classes=3"]
 Parts = Callable[..., dict[str, Any]]
 
 
@@ -58,6 +60,29 @@ def test_channels_without_a_say_go_and_nothing_changes(parts: Parts, overrides: 
         torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-5)
     assert numbers["channels"] - numbers["channels_kept"] == dead
     assert numbers["channels_kept"] == pytest.approx(numbers["channels"] * (1 - ratio))
+
+
+@pytest.mark.parametrize("recipe", groups()["model"])
+@torch.no_grad()
+def test_every_recipe_computes_what_it_did_without_the_channels_that_went(parts: Parts, recipe: str) -> None:
+    """Those of each norm are known by their means, which no two share; to zero them is to leave them out."""
+    wide, narrow = pair(parts, 0.5, f"model={recipe}")
+    whole = copy.deepcopy(wide)
+    add_gradients(wide)
+    numbers = cut(wide, narrow)
+    assert numbers["channels_kept"] < numbers["channels"]
+    for name, norm in whole.named_modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            gone = ~torch.isin(norm.running_mean, narrow.get_submodule(name).running_mean)
+            norm.weight[gone] = norm.bias[gone] = 0
+    images = torch.rand(2, 3, 64, 96)
+    for found, one in zip(tensors(narrow(images)), tensors(whole(images)), strict=True):
+        torch.testing.assert_close(found, one, rtol=1e-4, atol=1e-4)
+
+
+def tensors(raw: Any) -> list[Tensor]:
+    """All tensors of a head's raw predictions."""
+    return [raw] if isinstance(raw, Tensor) else [tensor for inner in raw for tensor in tensors(inner)]
 
 
 def test_shortcuts_keep_the_same_channels_on_both_sides(parts: Parts) -> None:
