@@ -19,7 +19,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "helper.py").write_text("scale = 1\n")
     (tmp_path / "my_parts.py").write_text(studies.PART)
     fingerprint._code.cache_clear()
-    fingerprint._scan.cache_clear()
     studies.write(studies.SMALL.replace("{stem: conv3x3}", "{stem: mine}"))
     return tmp_path
 
@@ -31,7 +30,6 @@ def edit(folder: Path) -> Callable[[str, str], None]:
     def edit(module: str, text: str) -> None:
         (folder / f"{module}.py").write_text(text)
         fingerprint._code.cache_clear()
-        fingerprint._scan.cache_clear()
 
     return edit
 

@@ -14,7 +14,6 @@ BASE = "import math\n\ndef f(x):\n    return math.sqrt(x) + 1\n"
 
 def digest_of(tmp_path: Path, text: str) -> str:
     (tmp_path / "part.py").write_text(text)
-    fp._scan.cache_clear()
     fp._code.cache_clear()
     return fp.code(["part"])
 
@@ -76,7 +75,6 @@ def test_a_target_outside_the_working_folder_counts(tmp_path: Path, monkeypatch:
     for number in (1, 2):
         (elsewhere / "outside" / "deep.py").write_text(f"a = {number}\n")
         (elsewhere / "outside" / "parts.py").write_text("from outside.deep import a\n")
-        fp._scan.cache_clear()
         fp._code.cache_clear()
         digests.append(fp.code(["outside.parts"]))
     assert digests[0] != digests[1]

@@ -165,11 +165,14 @@ def _holders() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-@cache
 def _scan(file: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """(digest of the syntax tree, modules that are imported anywhere in it)."""
-    tree = parse(file, file.read_bytes())
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _scanned(file.read_bytes(), file, module if file.name == "__init__.py" else module.rpartition(".")[0])
+
+
+@cache
+def _scanned(content: bytes, file: Path, package: str) -> tuple[str, tuple[str, ...]]:
+    tree = parse(file, content)
     return _digest_of(tree), tuple(_imports(tree, package))
 
 
