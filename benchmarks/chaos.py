@@ -34,7 +34,7 @@ STUDY = {
         "model.width": 0.125,
         "data": "scenes",
         "data.size": 64,
-        "data.train": 96,
+        "data.train": 32,
         "data.val": 16,
         "data.test": 0,
         "data.digits": [0, 1],
@@ -168,6 +168,7 @@ def main(wanted: int, seed: int) -> None:
     print(f"undisturbed: {len(alone.published)} stages", flush=True)
 
     done: Counter[str] = Counter()
+    deck: list[str] = []
     sweeps = starts = 0
     began = time.monotonic()
     while done.total() < wanted:
@@ -182,13 +183,15 @@ def main(wanted: int, seed: int) -> None:
         kinds = [*TARGETS, *MOMENTS] if mounted else [*TARGETS]
         sweep = Sweep(folder)
         sweeps += 1
+        deck = [kind for kind in deck if kind in kinds]
         while True:
             sweep.start()
             starts += 1
             assert sweep.process is not None
             while sweep.process.poll() is None and done.total() < wanted:
                 time.sleep(random.uniform(0.2, 6.0))
-                what = random.choice(kinds)
+                deck = deck or random.sample(kinds, len(kinds))  # every kind comes before any comes again
+                what = deck.pop()
                 if sweep.process.poll() is None and disturb(sweep, what):
                     done[what] += 1
                     with sweep.log.open("a") as log:
