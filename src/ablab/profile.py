@@ -46,7 +46,7 @@ def _rows(words: list[str]) -> Iterator[list[Any]]:
                 f"{n[f'thop_macs{key}'] / 1e9:.4f}",
                 f"{n[f'conv_macs{key}']:,}",
                 f"{n[f'params{key}']:,}",
-                f"{n['params_stored']:,}" if not key else "",
-                f"{n['size_fp32_mb']:.2f}" if not key else "",
-                f"{n['size_fp16_mb']:.2f}" if not key else "",
+                f"{n[f'params_stored{key}']:,}",
+                f"{n[f'size_fp32_mb{key}']:.2f}",
+                f"{n[f'size_fp16_mb{key}']:.2f}",
             ]

@@ -44,6 +44,7 @@ def test_published_networks(recipe: str, size: int, params: int, fused: int, con
     assert numbers["params_stored"] == params + 2 * (params - fused)
     assert numbers["size_fp32_mb"] == pytest.approx(numbers["params_stored"] * 4e-6)
     assert numbers["size_fp16_mb"] == pytest.approx(numbers["params_stored"] * 2e-6)
+    assert numbers["size_fp32_mb_fused"] == pytest.approx(fused * 4e-6)  # no BatchNorm is left
 
 
 def test_the_fused_numbers_are_those_of_the_deployed_form() -> None:

@@ -24,28 +24,27 @@ def profile(detector: Detector, imgsz: int) -> dict[str, Any]:
     """The cost of one `imgsz` px image: the profile stage's numbers. `detector` stays as it is.
 
     flops = 2 × thop_macs. params are learnable ones; params_stored adds BatchNorm's running means and
-    variances, what a weights file holds. *_fused: of the deployed form, as `models.detector.fuse` makes it. Sizes in
-    MB (10⁶ bytes). elements: what else tools count, at `imgsz` and at the largest stride, by profiling.elements.
+    variances, what a weights file holds; sizes are theirs, in MB (10⁶ bytes). *_fused: of the deployed form, as
+    `models.detector.fuse` makes it. elements: what else tools count, at `imgsz` and at the largest stride, by
+    profiling.elements.
     """
-    numbers: dict[str, Any] = {"imgsz": imgsz}
-    numbers |= _macs(detector, imgsz, "")
-    numbers["params"] = sum(p.numel() for p in detector.parameters())
-    numbers["params_stored"] = stored = numbers["params"] + _statistics(detector)
     fused = fuse(detector)
-    numbers |= _macs(fused, imgsz, "_fused")
-    numbers["params_fused"] = sum(p.numel() for p in fused.parameters())
-    numbers["elements"] = by_form(detector, fused, imgsz, detector.max_stride)
-    return numbers | {"size_fp32_mb": stored * 4 / 1e6, "size_fp16_mb": stored * 2 / 1e6}
+    trained, deployed = _costs(detector, imgsz), _costs(fused, imgsz)
+    elements = by_form(detector, fused, imgsz, detector.max_stride)
+    return {"imgsz": imgsz} | trained | {f"{key}_fused": n for key, n in deployed.items()} | {"elements": elements}
 
 
-def _macs(detector: nn.Module, imgsz: int, suffix: str) -> dict[str, int]:
-    """Both counts, on the meta device (shapes without arithmetic) where every part can, else on a real
-    image."""
+def _costs(detector: nn.Module, imgsz: int) -> dict[str, Any]:
+    """Of one form. MACs on the meta device (shapes without arithmetic) where every part can, else on a real image."""
     try:
         thop_macs, conv_macs = _count(detector, imgsz, "meta")
     except Exception:  # whatever a part raises that computes with values; else it is raised again
         thop_macs, conv_macs = _count(detector, imgsz, "cpu")
-    return {f"thop_macs{suffix}": thop_macs, f"flops{suffix}": 2 * thop_macs, f"conv_macs{suffix}": conv_macs}
+    params = sum(p.numel() for p in detector.parameters())
+    stored = params + _statistics(detector)
+    macs = {"thop_macs": thop_macs, "flops": 2 * thop_macs, "conv_macs": conv_macs}
+    sizes = {"size_fp32_mb": stored * 4 / 1e6, "size_fp16_mb": stored * 2 / 1e6}
+    return macs | {"params": params, "params_stored": stored} | sizes
 
 
 def _count(detector: nn.Module, imgsz: int, device: str) -> tuple[int, int]:
