@@ -12,7 +12,8 @@ from ablab.config import Override, compose, flatten
 from ablab.errors import UserError
 from ablab.store import Store
 from ablab.study.described import described_by, names_network
-from ablab.study.plan import Describe, Plan, baseline_config, compile, settle
+from ablab.study.plan import Plan, baseline_config, compile
+from ablab.study.settle import Describe, settle
 from ablab.study.study import Study, load, published, single
 from ablab.sweep import built, carry_out, run, split_of, store_of
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ablab import machine
-from ablab.config import THE_DATA, Composed, Override, compose, flatten
+from ablab.config import compose, flatten
 from ablab.errors import UserError, nearest
 from ablab.stages.declare import BY_CONTENT, KINDS
-from ablab.store import checksum
-from ablab.study import anchors, budget, command, cutting, limits
-from ablab.study.described import described_by, names_network, network
+from ablab.study import budget, command, cutting
 from ablab.study.equal import refuse_equal_arms
 from ablab.study.fingerprint import code, digest, libraries_of, modules_of, targets, versions
 from ablab.study.phases import refuse_blind_patience, refuse_lonely_patience, stages_of
+from ablab.study.settle import Describe, checksum_of, settle
 from ablab.study.study import Study, Variant
 
-# data group -> {"names": [...], "splits": {"train": {"images", "boxes", "digest"}, ...}, "sizes": {"letterbox": ...}}
-Describe = Callable[[dict[str, Any]], dict[str, Any]]
 Split = Callable[[str], int | None]
 Built = Callable[[str], dict[str, Any] | None]
 SettleVariant = Callable[[Variant], dict[str, Any]]  # a variant's complete configuration
@@ -179,77 +176,6 @@ def _program(study: Study, describe: Describe) -> tuple[SettleVariant, Chain]:
     return settle_variant, chain
 
 
-def settle(
-    composed: Composed, overrides: Iterable[Override], describe: Describe, weights: Path | None = None
-) -> dict[str, Any]:
-    """A complete configuration with what the data, the files and the machine decide: classes, anchors, the content of
-    `start.weights`, device, precision, threads.
-
-    weights: a file that is evaluated rather than trained, which brings its anchors and, where the overrides say nothing
-    of the network, all its parts. Raises UserError for a value out of its limits, a file that is not there, or if
-    `model.classes` was set to another number than the data has.
-    """
-    limits.check(composed)
-    config = composed.resolved
-    start = _content_of_start(composed)
-    description = describe(config["data"])
-    names = description["names"]
-    classes = config["model"]["classes"]
-    if classes is not None and classes != len(names):
-        raise UserError(
-            f"model.classes={classes} (from {composed.origin('model.classes')}), but the data has {len(names)} "
-            f"classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
-        )
-    asked = [*overrides]
-    if classes is None:
-        asked.append(Override("model.classes", len(names), THE_DATA))
-        config = compose(asked).resolved
-    config = config | {"start": start}
-    if config["backbone"].get("pretrained") is not None:  # training's to take over, no part of the network
-        config = config | {"backbone": config["backbone"] | {"pretrained": None}}
-    if weights and not names_network(overrides):
-        config = config | network(described_by(weights))
-    head = anchors.settle(config, description, weights)
-    engine = machine.settle(config["engine"])
-    settled = config | {"head": head, "engine": engine}
-    uncut = cutting.uncut(settled, asked)
-    return settled | {"uncut": uncut} if uncut else settled
-
-
-def _content_of_start(composed: Composed) -> dict[str, Any]:
-    """The section `start`, with whole path and SHA-256 of the weights that it or `backbone.pretrained` names."""
-    start: dict[str, Any] = composed.resolved["start"]
-    key, named = "start.weights", start["weights"]
-    if (pretrained := composed.resolved["backbone"].get("pretrained")) is not None:
-        if named is not None:
-            raise UserError(
-                f"backbone.pretrained={pretrained} and start.weights={named}: training starts from one file"
-            )
-        key, named = "backbone.pretrained", pretrained
-    if named is None:
-        return start
-    origin = composed.origin(key)
-    if not isinstance(named, str):
-        raise UserError(f"{key}={named} (from {origin}): expected the path of a file of weights, or null")
-    file = Path(named).expanduser().resolve()
-    file = file / "weights.safetensors" if file.is_dir() else file
-    try:
-        stamp = file.stat()
-        if not file.is_file():
-            raise FileNotFoundError(2, "it is no file")
-        return start | {"weights": str(file), "sha256": _checksum(file, stamp.st_size, stamp.st_mtime_ns)}
-    except OSError as error:
-        raise UserError(
-            f"{key}={named} (from {origin}): {file} cannot be read: {error.strerror}; expected a "
-            "file of weights, or null to start from scratch"
-        ) from None
-
-
-@cache
-def _checksum(file: Path, size: int, changed: int) -> str:
-    return checksum(file)
-
-
 def _check_splits(config: dict[str, Any], describe: Describe, only: set[str]) -> None:
     """Raises UserError unless the splits that are trained and evaluated on are there, with something to find."""
     judged = config["eval"]["split"]
@@ -393,8 +319,7 @@ def _content(parent: str) -> str:
     """A parent's fingerprint; of a file that the user gave, the hash of its content."""
     if os.sep not in parent:
         return parent
-    stamp = os.stat(parent)
-    return _checksum(Path(parent), stamp.st_size, stamp.st_mtime_ns)
+    return checksum_of(Path(parent))
 
 
 def _rank(kind: str) -> int:
