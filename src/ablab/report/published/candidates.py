@@ -1,7 +1,7 @@
 """Constants that several rows of a table may share: factors, and what files hold besides numbers.
 
-Only what rows have in common is proposed: a factor that two rows of a family allow, one of which nothing else
-reproduces; a constant of files that three rows allow, two of which need it.
+Only what rows have in common is proposed: a factor that two rows of a family allow, a constant of files that three rows
+allow, where nothing else reproduces one of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def factors(families: Iterable[Sequence[Printed]]) -> list[float]:
                 value = float(values.flat[reading])
                 if value > 0 and cell.low > 0:
                     intervals[number] = (cell.low / value, cell.high / value)
-            for low, high in _needed(intervals, fits, least=2, unfit=1):
+            for low, high in _needed(intervals, fits, least=2):
                 found.update(short(low, high))
                 found.update(1 / d for d in short(1 / high, 1 / low, most=2))
     return sorted(f for f in found if AT_LEAST <= max(f, 1 / f) <= AT_MOST)
@@ -48,7 +48,7 @@ def files(cells: Sequence[Printed]) -> list[float]:
             low, high = cell.low - float(values.flat[reading]), cell.high - float(values.flat[reading])
             if low > 0 and high <= LARGEST_FILE:
                 intervals[number] = (low, high)
-        for low, high in _needed(intervals, fits, least=3, unfit=2):
+        for low, high in _needed(intervals, fits, least=3):
             found.update(short(low, high, most=1))
     return sorted(found)
 
@@ -57,11 +57,11 @@ def _fits(cell: Cell, values: Array) -> bool:
     return bool(np.min(cell.match(values)) <= CUT)
 
 
-def _needed(intervals: Mapping[int, Interval], fits: Sequence[bool], least: int, unfit: int) -> list[Interval]:
-    """Where intervals overlap, of `least` rows of which `unfit` fit nothing as they are."""
+def _needed(intervals: Mapping[int, Interval], fits: Sequence[bool], least: int) -> list[Interval]:
+    """Where intervals overlap, of `least` rows of which one fits nothing as it is."""
     found = []
     for low, high in shared(intervals.values(), least):
         here = [number for number, one in intervals.items() if one[0] <= low and high <= one[1]]
-        if sum(not fits[number] for number in here) >= unfit:
+        if not all(fits[number] for number in here):
             found.append((low, high))
     return found
