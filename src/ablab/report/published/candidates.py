@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ablab.report.published.decimals import Interval, shared, short
-from ablab.report.published.readings import CUT, Array, Cell
+from ablab.report.published.readings import BINARY, CUT, Array, Cell
 
 AT_LEAST, AT_MOST = 1.05, 20.0  # a factor; what is off by less was counted or rounded otherwise
 LARGEST_FILE = 0.5  # the largest constant of a file, in MB or MiB
@@ -20,7 +20,7 @@ Printed = tuple[Cell, Array]  # a cell, and what its network would read under ev
 
 
 def factors(families: Iterable[Sequence[Printed]]) -> list[float]:
-    """Short decimals d, or 1/d, by which all plain values of two or more rows of a family may be off."""
+    """Short decimals d, or 1/d, or BINARY, by which all plain values of two or more rows of a family may be off."""
     found: set[float] = set()
     for cells in families:
         fits = [_fits(*one) for one in cells]
@@ -33,9 +33,10 @@ def factors(families: Iterable[Sequence[Printed]]) -> list[float]:
                 if value > 0 and cell.low > 0:
                     intervals[number] = (cell.low / value, cell.high / value)
             for low, high in _needed(intervals, fits, least=2):
-                found.update(short(low, high))
-                found.update(1 / d for d in short(1 / high, 1 / low, most=2))
-    return sorted(f for f in found if AT_LEAST <= max(f, 1 / f) <= AT_MOST)
+                decimals = {*short(low, high), *(1 / d for d in short(1 / high, 1 / low, most=2))}
+                found.update(f for f in decimals if AT_LEAST <= max(f, 1 / f) <= AT_MOST)
+                found.update(f for f in BINARY if low <= f <= high)
+    return sorted(found)
 
 
 def files(cells: Sequence[Printed]) -> list[float]:

@@ -33,9 +33,11 @@ CUT = 3.5  # digits cut off where they should have been rounded
 OTHER_SIZE = 4.0  # counted at another input size, before the choice among the sizes
 SWAPPED = 4.0  # two rows have each other's cells, before the choice of the other row
 DOUBLED = 4.5  # or halved
+FACTOR = 3.5  # several rows are off by another one, before its digits
 UNEXPLAINED = 2.0  # nothing reproduces the cell, before its digits
 DIGIT = math.log2(10)
 NEVER = 1e6
+BINARY = tuple(1.024**power for power in (-3, -2, -1, 1, 2, 3))  # counted in Ki, Mi or Gi, printed as k, M or G
 
 PLAIN: dict[str, dict[str, dict[Any, float]]] = {  # column -> axis -> value -> bits for naming it
     "flops": {
@@ -150,10 +152,11 @@ def axes(column: str, factors: Sequence[float] = (), files: Sequence[float] = ()
 
 
 def factor_bits(factor: float) -> float:
-    """Bits of a factor d or 1/d: a short decimal d is what a wrong constant in a formula leaves behind."""
+    """Bits of a factor d or 1/d: a short decimal is what a wrong constant in a formula leaves behind, or a prefix."""
+    if factor in BINARY:
+        return FACTOR + DIGIT
     direct, inverse = (digits_of(Decimal(f"{number:.6g}")) for number in (factor, 1 / factor))
-    digits = min(direct, inverse)
-    return (9.5, 10.0, 13.0)[min(digits, 3) - 1] + (0.25 if inverse < direct else 0.0)
+    return FACTOR + DIGIT * min(direct, inverse, 3) + (0.25 if inverse < direct else 0.0)
 
 
 def plain(column: str, net: Network, size: int) -> Array:
