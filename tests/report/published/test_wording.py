@@ -30,6 +30,10 @@ def test_numbers_as_formulas_have_them() -> None:
     assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
 
 
+def test_prefixes_of_powers_of_two() -> None:
+    assert [times(1.024**power) for power in (-2, -1, 1, 3)] == ["÷ 1.024²", "÷ 1.024", "× 1.024", "× 1.024³"]
+
+
 def test_another_rule_within_a_family(table: Consistent) -> None:
     family = [row for row in table.rows if row.family == "YOLOv5"]
     values = {row.id: flops("K1", NETWORKS[row.network].at("trained", 640)) for row in family}

@@ -4,6 +4,10 @@ A *reading* of a cell takes one value on every axis of its column: which count, 
 bits, as in a minimum description length (Rissanen 1978): naming a value costs more the rarer it is, a row that departs
 from the rows it stands with pays besides, and a cell left unexplained costs what its digits hold. So an assumption is
 made where it explains more than it costs, and one that a family of rows shares is paid for once.
+
+What can be a finding costs more than the dearest way of counting does beyond the cheapest: no row is called odd only
+because its family then counts in a commoner way. One exception: several rows of a family are sooner in another unit
+than in files that hold less than everything.
 """
 
 from __future__ import annotations
@@ -28,15 +32,18 @@ COLUMNS = ("flops", "params", "size")
 CUT = 3.5  # digits cut off where they should have been rounded
 OTHER_SIZE = 4.0  # counted at another input size, before the choice among the sizes
 SWAPPED = 4.0  # two rows have each other's cells, before the choice of the other row
+DOUBLED = 4.5  # or halved
+FACTOR = 3.5  # several rows are off by another one, before its digits
 UNEXPLAINED = 2.0  # nothing reproduces the cell, before its digits
 DIGIT = math.log2(10)
 NEVER = 1e6
+BINARY = tuple(1.024**power for power in (-3, -2, -1, 1, 2, 3))  # counted in Ki, Mi or Gi, printed as k, M or G
 
 PLAIN: dict[str, dict[str, dict[Any, float]]] = {  # column -> axis -> value -> bits for naming it
     "flops": {
         "count": dict(zip(COUNTS, (1.0, 1.0, 2.0, 3.0, 3.0), strict=True)),
         "form": dict.fromkeys(FORMS, 1.0),
-        "scaled": {False: 0.5, True: 2.0},  # counted at the largest stride and multiplied up by the area
+        "scaled": {False: 0.5, True: 3.0},  # counted at the largest stride and multiplied up by the area
     },
     "params": {
         "counted": {"learnable": 1.0, "folded": 1.5, "stored": 1.5},
@@ -45,16 +52,18 @@ PLAIN: dict[str, dict[str, dict[Any, float]]] = {  # column -> axis -> value -> 
     "size": {
         "dtype": dict.fromkeys(BYTES, 1.0),
         "unit": dict.fromkeys(UNITS, 1.0),
-        "counted": {"stored": 1.0, "folded": 2.5, "learnable": 3.5},  # files hold everything, as a rule
+        "counted": {"stored": 1.0, "folded": 2.5, "learnable": 2.5},  # files hold everything, as a rule
         "never_run": {False: 0.5, True: 1.5},
     },
 }
 # What is one hand's habit throughout a table, and so a family's only where it departs; the rest is each family's own.
 OF_A_TABLE = ("dtype", "unit", "file")
-# What a row pays besides for departing from its group: little where a hand slips, more where it takes another tool.
+# What a row pays besides for departing from its group, or as all of it: little where a hand slips, more where it takes
+# another tool.
 ROW_DEPARTS = {"dtype": 2.0, "unit": 2.0, "file": 2.0, "counted": 4.0}
 ROW_DEPARTS_OTHERWISE = 3.0
-GROUP_DEPARTS = 1.0  # a family in one table from what it does in others
+FAMILY_DEPARTS = {"dtype": 0.25, "unit": 0.25}  # from the table's habit, with several rows
+GROUP_DEPARTS = 2.0  # a family in one table from what it does in others
 NO_FACTOR = 6.0  # a row has not what its family is off by: then who else has it
 
 
@@ -119,7 +128,9 @@ class Axis:
         if level is Level.TABLE and self.name not in OF_A_TABLE:
             return np.zeros(1)  # left to the families
         more = GROUP_DEPARTS if level is Level.GROUP else 0.0
-        if level is Level.ROW:
+        if level is Level.FAMILY:
+            more = FAMILY_DEPARTS.get(self.name, 0.0)
+        if level is Level.ROW or (one_row and more):
             more = ROW_DEPARTS.get(self.name, ROW_DEPARTS_OTHERWISE)
         alone = one_row or (level is not Level.TABLE and self.name in OF_A_TABLE)
         barred = [NEVER if alone and value in self.shared else 0.0 for value in self.values]
@@ -136,15 +147,16 @@ def axes(column: str, factors: Sequence[float] = (), files: Sequence[float] = ()
         bits = (0.5, *(4 + DIGIT * digits_of(Decimal(repr(file))) for file in files))
         found.append(Axis("file", (0.0, *files), bits, frozenset(files)))
     more = tuple(factor for factor in factors if factor not in (1.0, 2.0, 0.5))
-    bits = (0.5, 3.0, 3.0, *(factor_bits(factor) for factor in more))
+    bits = (0.5, DOUBLED, DOUBLED, *(factor_bits(factor) for factor in more))
     return [*found, Axis("factor", (1.0, 2.0, 0.5, *more), bits, frozenset(more))]
 
 
 def factor_bits(factor: float) -> float:
-    """Bits of a factor d or 1/d: a short decimal d is what a wrong constant in a formula leaves behind."""
+    """Bits of a factor d or 1/d: a short decimal is what a wrong constant in a formula leaves behind, or a prefix."""
+    if factor in BINARY:
+        return FACTOR + DIGIT
     direct, inverse = (digits_of(Decimal(f"{number:.6g}")) for number in (factor, 1 / factor))
-    digits = min(direct, inverse)
-    return (9.5, 10.0, 13.0)[min(digits, 3) - 1] + (0.25 if inverse < direct else 0.0)
+    return FACTOR + DIGIT * min(direct, inverse, 3) + (0.25 if inverse < direct else 0.0)
 
 
 def plain(column: str, net: Network, size: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
@@ -10,7 +11,7 @@ import numpy as np
 from ablab.report.published.column import Read, Row
 from ablab.report.published.conventions import Network
 from ablab.report.published.findings import Finding, unscaled
-from ablab.report.published.readings import COLUMNS, PLAIN, Cell, simplest, value_of
+from ablab.report.published.readings import BINARY, COLUMNS, PLAIN, Cell, simplest, value_of
 
 NAMES = {"flops": "FLOPs", "params": "params", "size": "size"}
 UNITS = {"flops": " G", "params": " M", "size": ""}
@@ -195,7 +196,10 @@ class Wording:
 
 
 def times(factor: float) -> str:
-    """A factor as a formula would have it: `× 1.1`, `÷ 0.9`."""
+    """A factor as a formula would have it: `× 1.1`, `÷ 0.9`, `÷ 1.024²`."""
+    if factor in BINARY:
+        power = round(math.log(factor, 1.024))
+        return f"{'×' if power > 0 else '÷'} 1.024{' ²³'[abs(power) - 1].strip()}"
     direct, inverse = (Decimal(f"{number:.6g}").normalize() for number in (factor, 1 / factor))
     return f"× {direct:f}" if len(direct.as_tuple().digits) <= len(inverse.as_tuple().digits) else f"÷ {inverse:f}"
 
