@@ -10,7 +10,7 @@ from counted import NETWORKS
 from tables import Consistent, cell, differ, invented
 
 from ablab.report.published.column import Row
-from ablab.report.published.conventions import Network
+from ablab.report.published.conventions import BYTES, UNITS, Network, numbers
 from ablab.report.published.findings import Finding, find
 
 TABLES = range(8)  # of each kind
@@ -77,6 +77,19 @@ def in_another_dtype(table: Consistent) -> Planted:
     return rows, [Finding("dtype", "size", tuple(sorted(differ(table, rows))), dtype)]
 
 
+def innocent(table: Consistent, rows: list[Row]) -> bool:
+    """Whether a family's sizes read as those of files that hold less than everything, which is no mistake."""
+    changed = differ(table, rows)
+    families = {row.family for row in rows if row.id in changed}
+    family = [row for row in rows if row.family in families]
+    counts = ([numbers(table.networks[row.network], held, False) for row in family] for held in ("folded", "learnable"))
+    bytes_each = BYTES[table.dtype] / UNITS[table.unit]
+    return any(
+        all(row.cells["size"] == cell("size", n * bytes_each) for row, n in zip(family, count, strict=True))
+        for count in counts
+    )
+
+
 def some(table: Consistent) -> list[Row]:
     """A row, or its whole family."""
     row = table.draw.choice(table.rows)
@@ -91,7 +104,7 @@ KINDS = [swapped, one_column_swapped, of_another_size, off_by_a_factor, in_anoth
 def test_a_planted_mistake_is_found_and_nothing_else(seed: int, plant: Callable[[Consistent], Planted]) -> None:
     table = Consistent(1000 * KINDS.index(plant) + seed)
     rows, expected = plant(table)
-    while not differ(table, rows):  # two figures that print alike, whichever way they were counted
+    while not differ(table, rows) or innocent(table, rows):  # two figures that print alike; files that hold less
         rows, expected = plant(table)
     assert found(rows) == plainly(expected)
 

@@ -6,8 +6,7 @@ from the rows it stands with pays besides, and a cell left unexplained costs wha
 made where it explains more than it costs, and one that a family of rows shares is paid for once.
 
 What can be a finding costs more than the dearest way of counting does beyond the cheapest: no row is called odd only
-because its family then counts in a commoner way. One exception: several rows of a family are sooner in another unit
-than in files that hold less than everything.
+because its family then counts in a commoner way.
 """
 
 from __future__ import annotations
@@ -62,8 +61,7 @@ OF_A_TABLE = ("dtype", "unit", "file")
 # another tool.
 ROW_DEPARTS = {"dtype": 2.0, "unit": 2.0, "file": 2.0, "counted": 4.0}
 ROW_DEPARTS_OTHERWISE = 3.0
-FAMILY_DEPARTS = {"dtype": 0.25, "unit": 0.25}  # from the table's habit, with several rows
-GROUP_DEPARTS = 2.0  # a family in one table from what it does in others
+DEPARTS = 2.0  # a family of several rows from the table's dtype or unit, or in one table from what it does in others
 NO_FACTOR = 6.0  # a row has not what its family is off by: then who else has it
 
 
@@ -127,9 +125,7 @@ class Axis:
         """Bits of choosing each value at this level. one_row: no second row stands below."""
         if level is Level.TABLE and self.name not in OF_A_TABLE:
             return np.zeros(1)  # left to the families
-        more = GROUP_DEPARTS if level is Level.GROUP else 0.0
-        if level is Level.FAMILY:
-            more = FAMILY_DEPARTS.get(self.name, 0.0)
+        more = DEPARTS if level is Level.GROUP or (level is Level.FAMILY and self.name in ("dtype", "unit")) else 0.0
         if level is Level.ROW or (one_row and more):
             more = ROW_DEPARTS.get(self.name, ROW_DEPARTS_OTHERWISE)
         alone = one_row or (level is not Level.TABLE and self.name in OF_A_TABLE)
