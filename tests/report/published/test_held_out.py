@@ -2,9 +2,7 @@
 
 A mistake is clear where the table cannot do without one, and no other single one leaves every family counting in one
 way. All others are passed over: figures of few digits may have come about in several ways, none simpler than the rest.
-Of clear ones about 98 in 100 are found exactly, over other seeds and more than here. Nearly all of the rest lie in what
-is no mistake: where a family's files hold less than everything, another unit is assumed if it reproduces them as well.
-That befalls one table or two in 100, right ones too.
+The seeds here are the first ones; docs/lab-log.md has the rates over many more.
 """
 
 from __future__ import annotations
