@@ -60,7 +60,8 @@ class TimmBackbone(nn.Module):
         from timm.utils.model import reparameterize_model
 
         merged = copy.copy(self)
-        merged._modules = {"model": reparameterize_model(self.model)}  # a copy
+        like = next(self.parameters())  # some of timm's merge to fp32 whatever they were
+        merged._modules = {"model": reparameterize_model(self.model).to(like.dtype)}  # a copy
         return merged
 
     def published(self) -> Published:
