@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -199,7 +200,9 @@ def carry_out(
     with ExitStack() as stack:
         if workers:
             stack.callback(workers.close)
-        others = listeners()
+        with _heard() as check_interrupt:
+            others = listeners()
+            check_interrupt()
         hearing: list[Any] = [stack.enter_context(Progress(plan, todo, slots)), *others]
         if todo and logged:
             hearing.append(stack.enter_context(EventLog(file_of(store.local, plan.study.name), plan, todo, slots)))
@@ -217,6 +220,30 @@ def carry_out(
         headers, rows = comparison(plan, expected, ran, slots, time.monotonic() - began)
         print(table(headers, rows), file=sys.stderr)
     return outcome
+
+
+@contextmanager
+def _heard() -> Iterator[Callable[[], None]]:
+    """Raises a Ctrl-C again, by what it yields, if it was swallowed: libraries that are being imported do that."""
+    heard: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if heard:
+            raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():  # only there can Python take signals
+        yield check
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _remember_places(plan: Plan, store: Store, published: set[str]) -> None:
