@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make sweep    set up, run the quickstart study, print its table (STUDY=name, ARGS='key=value ...')"
-	@echo "make test     set up, run the tests"
+	@echo "make test     set up, run the tests (ARGS='tests/models -k name' for some of them)"
 	@echo "make lint     formatting, rules, layers, types"
 	@echo "make report   write a study's table again from MLflow"
 	@echo "make ui       MLflow's pages on the loopback address"
@@ -27,8 +27,17 @@ setup: .venv/ready
 sweep: setup
 	$(BIN)/ablab sweep study=$(STUDY) $(ARGS)
 
+# On two cores at a time: what starts Ray, and beside it all else, which is told when it is done. One thread each.
+RAY := tests/cli tests/engine tests/test_chaos.py
 test: setup
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@told=$$(mktemp); $(BIN)/python -m pytest $(RAY:%=--ignore=%) > $$told 2>&1 & beside=$$!; \
+	trap "kill $$beside" INT TERM; \
+	$(BIN)/python -m pytest $(RAY); failed=$$?; \
+	wait $$beside || failed=1; cat $$told; rm $$told; exit $$failed
+endif
 
 lint: setup
 	$(BIN)/ruff format --check .
