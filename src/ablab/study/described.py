@@ -39,7 +39,7 @@ def network(says: dict[str, Any]) -> dict[str, Any]:
     Raises UserError where it says nothing of them, or names a class that is not ablab's own: those are made at nobody's
     word but the user's.
     """
-    found = {key: value for key, value in says.items() if key in PARTS}
+    found = {key: value for key, value in says.items() if key in PARTS and isinstance(value, dict)}
     targets = [str(part.get("_target_")) for part in found.values() if "_target_" in part]
     foreign = [target for target in targets if not target.startswith("ablab.models.")]
     if foreign or not targets:

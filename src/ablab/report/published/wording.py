@@ -199,7 +199,7 @@ def times(factor: float) -> str:
     """A factor as a formula would have it: `× 1.1`, `÷ 0.9`, `÷ 1.024²`."""
     if factor in BINARY:
         power = round(math.log(factor, 1.024))
-        return f"{'×' if power > 0 else '÷'} 1.024{' ²³'[abs(power) - 1].strip()}"
+        return f"{'×' if power > 0 else '÷'} 1.024{('', '²', '³')[abs(power) - 1]}"
     direct, inverse = (Decimal(f"{number:.6g}").normalize() for number in (factor, 1 / factor))
     return f"× {direct:f}" if len(direct.as_tuple().digits) <= len(inverse.as_tuple().digits) else f"÷ {inverse:f}"
 
